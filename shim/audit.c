@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "audit.h"
+
+#include "connections.h"
+#include "processes.h"
+#include "service.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define MILLISECOND UINT64_C(1000000)
+#define SHARE 100 /* an audit is due again after so many times its own length */
+#define REAP_EVERY_NS (4 * MILLISECOND)
+#define SELF_EVERY_NS (1 * MILLISECOND)
+#define DUMP_EVERY_NS (20 * MILLISECOND)
+#define DUMP_LONGEST_NS (1000 * MILLISECOND)
+#define INDEX_SIZE (SEGMENT_CONNS * 2)
+
+static _Atomic uint64_t self_next_ns;
+static _Atomic bool dumping;
+
+/* Cookie -> slot + 1, and what the dump saw. Touched by dumps alone, one at a time. */
+static uint32_t cookie_index[INDEX_SIZE];
+static uint32_t slot_state[SEGMENT_CONNS];
+static bool slot_seen[SEGMENT_CONNS];
+
+static uint64_t due_again(uint64_t started, uint64_t least)
+{
+    uint64_t now = monotonic_ns(), pause = (now - started) * SHARE;
+    return now + (pause > least ? pause : least);
+}
+
+/* True for the one caller that is to do what is due; the others leave it to that one. */
+static bool claim_due(_Atomic uint64_t *next, uint64_t now, uint64_t longest)
+{
+    uint64_t due = atomic_load(next);
+    /* A time far ahead is a damaged word, not a plan. */
+    if (due > now && due - now < 3600 * UINT64_C(1000000000))
+        return false;
+    return atomic_compare_exchange_strong(next, &due, now + longest);
+}
+
+static uint32_t index_of(uint64_t cookie)
+{
+    return (uint32_t)((cookie * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % INDEX_SIZE;
+}
+
+static void index_slots(void)
+{
+    struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->conns_used);
+
+    memset(cookie_index, 0, sizeof cookie_index);
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
+        slot_state[slot] = atomic_load(&segment->conn_state[slot]);
+        slot_seen[slot] = false;
+        if (conn_phase(slot_state[slot]) != CONN_OPEN)
+            continue;
+        uint32_t place = index_of(atomic_load(&segment->conn[slot].cookie));
+        while (cookie_index[place])
+            place = (place + 1) % INDEX_SIZE;
+        cookie_index[place] = slot + 1;
+    }
+}
+
+static void see(const struct sockdiag_entry *entry, void *context)
+{
+    (void)context;
+    if (entry->inode == 0)
+        return;
+    for (uint32_t place = index_of(entry->cookie); cookie_index[place];
+         place = (place + 1) % INDEX_SIZE) {
+        uint32_t slot = cookie_index[place] - 1;
+        if (atomic_load(&service.segment->conn[slot].cookie) == entry->cookie)
+            slot_seen[slot] = true;
+    }
+}
+
+static bool network_is_the_services(void)
+{
+    struct stat status;
+    return stat("/proc/self/ns/net", &status) == 0 &&
+           status.st_ino == atomic_load(&service.segment->network);
+}
+
+static void free_unseen(uint64_t started, bool saw_tcp, bool saw_unix)
+{
+    struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->conns_used);
+    uint64_t found = 0;
+
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
+        struct segment_conn *conn = &segment->conn[slot];
+        uint32_t flags = atomic_load(&conn->flags);
+        if (conn_phase(slot_state[slot]) != CONN_OPEN || slot_seen[slot] ||
+            flags & CONN_FOREIGN || !(flags & CONN_UNIX ? saw_unix : saw_tcp) ||
+            atomic_load(&conn->accepted_ns) >= started)
+            continue;
+        found += connections_free_lost(slot, slot_state[slot]);
+    }
+    if (found) {
+        service_count(COUNTER_FOUND, found);
+        service_event(EVENT_FOUND, found, "closed unseen; the kernel no longer has them");
+    }
+}
+
+static void dump_if_due(uint64_t now)
+{
+    if (!claim_due(&service.segment->audit_next_ns, now, DUMP_LONGEST_NS))
+        return;
+    if (!atomic_exchange(&dumping, true)) {
+        if (network_is_the_services()) {
+            index_slots();
+            bool tcp = sockdiag_dump(AF_INET, false, see, NULL) &&
+                       sockdiag_dump(AF_INET6, false, see, NULL);
+            bool local = sockdiag_dump(AF_UNIX, false, see, NULL);
+            free_unseen(now, tcp, local);
+        }
+        atomic_store(&dumping, false);
+    }
+    atomic_store(&service.segment->audit_next_ns, due_again(now, DUMP_EVERY_NS));
+}
+
+/* Looks whether each tracked descriptor still is the connection that it was when accepted. */
+static void check_own_descriptors(void)
+{
+    int end = descriptors_end();
+    uint64_t found = 0;
+
+    for (int fd = 0; fd < end; fd++) {
+        descriptor what = descriptor_at(fd);
+        if (descriptor_kind(what) != DESCRIPTOR_CONN || descriptor_index(what) >= SEGMENT_CONNS)
+            continue;
+        uint64_t expected = atomic_load(&service.segment->conn[descriptor_index(what)].cookie);
+        if (sockdiag_cookie(fd) == expected || descriptor_at(fd) != what)
+            continue;
+        /* Only the one that takes it out may release it: another thread may be closing it. */
+        if (!atomic_compare_exchange_strong(&descriptor_table[fd], &what, 0))
+            continue;
+        struct departure departure = {.verify = false};
+        connections_departed(what, &departure);
+        found++;
+    }
+    if (found) {
+        service_count(COUNTER_FOUND, found);
+        service_event(EVENT_FOUND, found, "closed unseen in this process");
+    }
+}
+
+/* Which slots a gauge counts. */
+struct counted {
+    uint32_t holder; /* those of this process, unless ANY_HOLDER */
+    uint32_t peer;   /* those of this peer (index + 1), unless 0 */
+};
+#define ANY_HOLDER UINT32_MAX
+
+static bool counts(const struct segment_conn *conn, struct counted what)
+{
+    uint64_t holders = atomic_load(&conn->holders);
+    if (what.peer)
+        return atomic_load(&conn->peer) == what.peer;
+    if (what.holder == ANY_HOLDER)
+        return true;
+    for (unsigned i = 0; i < CONN_HOLDERS; i++)
+        if ((holders >> 16 * i & 0xffff) == what.holder + 1)
+            return true;
+    return false;
+}
+
+static uint32_t recount(struct counted what)
+{
+    struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->processes_used), count = 0;
+
+    /* Changes first, slots second: one that ends in between is counted twice, never not at all. */
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+        count += atomic_load(&segment->process[i].pending);
+    used = atomic_load(&segment->conns_used);
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
+        if (conn_phase(atomic_load(&segment->conn_state[slot])) != CONN_FREE)
+            count += counts(&segment->conn[slot], what);
+    return count;
+}
+
+static void mend(struct gauge *gauge, struct counted what)
+{
+    uint64_t seen = atomic_load(&gauge->word);
+    uint32_t truth = recount(what);
+    if (truth < (uint32_t)seen && gauge_mend(gauge, seen, truth)) {
+        service_count(COUNTER_FOUND, (uint32_t)seen - truth);
+        service_event(EVENT_FOUND, (uint32_t)seen - truth, "left by a process killed half way");
+        segment_wake(service.segment, false);
+    }
+}
+
+void audit_peer(uint32_t peer)
+{
+    static _Atomic uint64_t next;
+    uint64_t now = monotonic_ns();
+    if (peer >= SEGMENT_PEERS || !claim_due(&next, now, DUMP_LONGEST_NS))
+        return;
+    mend(&service.segment->peer[peer].conns, (struct counted){ANY_HOLDER, peer + 1});
+    atomic_store(&next, due_again(now, SELF_EVERY_NS));
+}
+
+void audit_run(void)
+{
+    int saved = errno;
+    uint64_t now = monotonic_ns();
+
+    if (!service_active())
+        return;
+    if (claim_due(&service.segment->watch_until_ns, now, DUMP_LONGEST_NS)) {
+        processes_reap();
+        mend(&service.segment->conns, (struct counted){ANY_HOLDER, 0});
+        mend(&service_self()->conns, (struct counted){service.self, 0});
+        atomic_store(&service.segment->watch_until_ns, due_again(now, REAP_EVERY_NS));
+    }
+    now = monotonic_ns();
+    if (claim_due(&self_next_ns, now, DUMP_LONGEST_NS)) {
+        check_own_descriptors();
+        atomic_store(&self_next_ns, due_again(now, SELF_EVERY_NS));
+    }
+    dump_if_due(monotonic_ns());
+    errno = saved;
+}
+
+void audit_after_fork_in_child(void)
+{
+    atomic_store(&dumping, false);
+    atomic_store(&self_next_ns, 0);
+}

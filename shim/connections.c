@@ -1,0 +1,595 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "connections.h"
+
+#include "audit.h"
+#include "readiness.h"
+#include "service.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SECOND_NS UINT64_C(1000000000)
+#define WINDOW_LEAST 1024
+#define PEER_PROBES 256
+/* Longer than any holder of a lock runs: one that was stopped or killed inside is passed over. */
+#define LOCK_PATIENCE_NS (UINT64_C(20) * 1000000)
+
+/* How many descriptors of this process refer to each slot. Copied by fork, like the descriptors. */
+static _Atomic uint16_t local_references[SEGMENT_CONNS];
+/* Children spawned so far, now and when the slot was filled: an older slot may have been inherited.
+ */
+static _Atomic uint32_t spawned;
+static _Atomic uint32_t spawned_before[SEGMENT_CONNS];
+
+static void change_begins(void)
+{
+    atomic_fetch_add(&service_self()->pending, 1);
+}
+
+static void change_ends(void)
+{
+    atomic_fetch_sub(&service_self()->pending, 1);
+}
+
+/* The slot of a tracked descriptor, or NULL when it was freed since. */
+static struct segment_conn *open_slot(descriptor what)
+{
+    uint32_t slot = descriptor_index(what);
+    if (slot >= SEGMENT_CONNS)
+        return NULL;
+    uint32_t state = atomic_load(&service.segment->conn_state[slot]);
+    if (conn_phase(state) != CONN_OPEN || state >> 2 != descriptor_generation(what))
+        return NULL;
+    return &service.segment->conn[slot];
+}
+
+static void raise_to(_Atomic uint64_t *peak, uint64_t value)
+{
+    uint64_t seen = atomic_load_explicit(peak, memory_order_relaxed);
+    while (seen < value && !atomic_compare_exchange_weak(peak, &seen, value))
+        ;
+}
+
+/* --- accept-rate: a token bucket kept as one time, after ITU-T I.371's virtual scheduling --- */
+
+static uint64_t rate_period(uint64_t limit)
+{
+    uint64_t rate = limit >> 32;
+    return rate ? SECOND_NS / rate : 0;
+}
+
+static uint64_t rate_wait_from(uint64_t next, uint64_t limit, uint64_t now)
+{
+    uint64_t burst = (uint32_t)limit ? (uint32_t)limit : 1;
+    uint64_t allowance = (burst - 1) * rate_period(limit);
+    return next > now + allowance ? next - now - allowance : 0;
+}
+
+uint64_t connections_rate_wait(void)
+{
+    uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
+    if (limit == LIMIT_OFF)
+        return 0;
+    return rate_wait_from(atomic_load(&service.segment->rate_next_ns), limit, monotonic_ns());
+}
+
+static bool rate_take(void)
+{
+    uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
+    if (limit == LIMIT_OFF)
+        return true;
+    uint64_t now = monotonic_ns(), next = atomic_load(&service.segment->rate_next_ns), after;
+    do {
+        if (rate_wait_from(next, limit, now) > 0)
+            return false;
+        after = (next > now ? next : now) + rate_period(limit);
+    } while (!atomic_compare_exchange_weak(&service.segment->rate_next_ns, &next, after));
+    return true;
+}
+
+static void rate_give(void)
+{
+    uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
+    if (limit != LIMIT_OFF)
+        atomic_fetch_sub(&service.segment->rate_next_ns, rate_period(limit));
+}
+
+/* --- reservation --- */
+
+enum reservation connections_room(void)
+{
+    struct segment *segment = service.segment;
+    if (atomic_load_explicit(&segment->admission, memory_order_relaxed) != ADMISSION_OPEN)
+        return RESERVATION_PAUSED;
+    if (gauge_count(&segment->conns) >= segment_limit(segment, LIMIT_TOTAL_CONNS) ||
+        gauge_count(&service_self()->conns) >= service_limit(LIMIT_CONNS))
+        return RESERVATION_FULL;
+    return connections_rate_wait() ? RESERVATION_RATE : RESERVED;
+}
+
+enum reservation connections_reserve(void)
+{
+    struct segment *segment = service.segment;
+    struct segment_process *self = service_self();
+
+    if (!segment_intact(segment)) {
+        service_detach("its control segment was overwritten");
+        return RESERVED;
+    }
+    if (atomic_load(&segment->admission) != ADMISSION_OPEN)
+        return RESERVATION_PAUSED;
+    change_begins();
+    if (!gauge_take(&segment->conns, segment_limit(segment, LIMIT_TOTAL_CONNS))) {
+        change_ends();
+        return RESERVATION_FULL;
+    }
+    if (!gauge_take(&self->conns, service_limit(LIMIT_CONNS))) {
+        gauge_give(&segment->conns);
+        change_ends();
+        return RESERVATION_FULL;
+    }
+    if (!rate_take()) {
+        gauge_give(&self->conns);
+        gauge_give(&segment->conns);
+        change_ends();
+        return RESERVATION_RATE;
+    }
+    return RESERVED;
+}
+
+void connections_cancel(void)
+{
+    if (!service_active())
+        return;
+    rate_give();
+    gauge_give(&service_self()->conns);
+    gauge_give(&service.segment->conns);
+    change_ends();
+    /* Whoever was turned away by this reservation may have the slot now. */
+    segment_wake(service.segment, false);
+}
+
+static bool reached(const struct gauge *gauge, uint64_t reserved, uint64_t ceiling)
+{
+    uint64_t count = gauge_count(gauge);
+    return count >= reserved && count - reserved >= ceiling;
+}
+
+bool connections_full_for_certain(void)
+{
+    struct segment *segment = service.segment;
+    uint64_t reserved = 0;
+
+    audit_run();
+    uint32_t used = atomic_load(&segment->processes_used);
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+        reserved += atomic_load(&segment->process[i].pending);
+    return reached(&segment->conns, reserved, segment_limit(segment, LIMIT_TOTAL_CONNS)) ||
+           reached(&service_self()->conns, atomic_load(&service_self()->pending),
+                   service_limit(LIMIT_CONNS));
+}
+
+/* --- peers --- */
+
+struct peer_key connections_peer_key(const struct sockaddr_storage *address)
+{
+    struct peer_key key = {{0, 0}};
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    uint32_t ipv4;
+
+    if (address->ss_family == AF_INET) {
+        ipv4 = ntohl(((const struct sockaddr_in *)address)->sin_addr.s_addr);
+    } else if (address->ss_family == AF_INET6) {
+        const struct in6_addr *in6 = &((const struct sockaddr_in6 *)address)->sin6_addr;
+        if (memcmp(in6, mapped, sizeof mapped) != 0) {
+            memcpy(&key.word[0], in6, 8); /* the /64 */
+            key.word[1] = 1;
+            return key;
+        }
+        memcpy(&ipv4, (const char *)in6 + 12, 4);
+        ipv4 = ntohl(ipv4);
+    } else {
+        return key;
+    }
+    key.word[1] = UINT64_C(0xffff00000000) | ipv4;
+    return key;
+}
+
+static uint32_t peer_start(struct peer_key key)
+{
+    uint64_t hash = (key.word[0] ^ key.word[1] * UINT64_C(0x9e3779b97f4a7c15));
+    hash = (hash ^ hash >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
+    return (uint32_t)(hash >> 40) % SEGMENT_PEERS;
+}
+
+static bool peer_is(const struct segment_peer *peer, struct peer_key key)
+{
+    return atomic_load(&peer->key[0]) == key.word[0] && atomic_load(&peer->key[1]) == key.word[1];
+}
+
+enum peer_result { PEER_TAKEN, PEER_FULL, PEER_ABSENT };
+
+/* Raises the count of the key's entry; the epoch tells if the entry changed hands meanwhile. */
+static enum peer_result peer_take(struct peer_key key, uint64_t ceiling, uint32_t *out)
+{
+    uint32_t start = peer_start(key);
+    for (uint32_t i = 0; i < PEER_PROBES; i++) {
+        uint32_t index = (start + i) % SEGMENT_PEERS;
+        struct segment_peer *peer = &service.segment->peer[index];
+        uint64_t word = atomic_load(&peer->conns.word);
+        while (peer_is(peer, key)) {
+            if ((uint32_t)word == 0)
+                break; /* free: taken over below, under the lock */
+            *out = index + 1;
+            if ((uint32_t)word >= ceiling)
+                return PEER_FULL;
+            if (atomic_compare_exchange_weak(&peer->conns.word, &word,
+                                             gauge_with_count(word, (uint32_t)word + 1)))
+                return PEER_TAKEN;
+        }
+    }
+    return PEER_ABSENT;
+}
+
+static void lock_peers(void)
+{
+    _Atomic uint64_t *lock = &service.segment->peers_lock;
+    uint64_t started = monotonic_ns(), none = 0;
+    while (!atomic_compare_exchange_weak(lock, &none, started)) {
+        if (none && monotonic_ns() - started > LOCK_PATIENCE_NS) {
+            atomic_store(lock, started);
+            return;
+        }
+        none = 0;
+        syscall(SYS_sched_yield);
+    }
+}
+
+static enum peer_result peer_insert(struct peer_key key, uint32_t *out)
+{
+    uint32_t start = peer_start(key);
+    for (uint32_t i = 0; i < PEER_PROBES; i++) {
+        uint32_t index = (start + i) % SEGMENT_PEERS;
+        struct segment_peer *peer = &service.segment->peer[index];
+        uint64_t word = atomic_load(&peer->conns.word);
+        if ((uint32_t)word != 0)
+            continue;
+        atomic_store(&peer->key[0], key.word[0]);
+        atomic_store(&peer->key[1], key.word[1]);
+        atomic_store(&peer->conns.word, gauge_with_count(word, 1));
+        *out = index + 1;
+        return PEER_TAKEN;
+    }
+    return PEER_ABSENT;
+}
+
+bool connections_reserve_peer(struct peer_key key, uint32_t *peer)
+{
+    *peer = 0;
+    if (!service_active() || (key.word[0] == 0 && key.word[1] == 0))
+        return true;
+    uint64_t ceiling = segment_limit(service.segment, LIMIT_PEER_CONNS);
+    enum peer_result result = peer_take(key, ceiling, peer);
+    if (result == PEER_ABSENT) {
+        lock_peers();
+        result = peer_take(key, ceiling, peer);
+        if (result == PEER_ABSENT)
+            result = peer_insert(key, peer);
+        atomic_store(&service.segment->peers_lock, 0);
+    }
+    if (result == PEER_FULL) {
+        audit_run();
+        audit_peer(*peer - 1);
+        result = peer_take(key, ceiling, peer);
+    }
+    if (result != PEER_TAKEN)
+        *peer = 0;
+    return result != PEER_FULL; /* no room in the table: not bounded rather than refused */
+}
+
+static void peer_give(uint32_t peer)
+{
+    if (peer && peer <= SEGMENT_PEERS)
+        gauge_give(&service.segment->peer[peer - 1].conns);
+}
+
+void connections_cancel_peer(uint32_t peer)
+{
+    peer_give(peer);
+}
+
+/* --- slots --- */
+
+static uint64_t holder_bits(uint32_t process)
+{
+    return process + 1;
+}
+
+static bool holders_contain(uint64_t holders, uint32_t process)
+{
+    for (unsigned i = 0; i < CONN_HOLDERS; i++)
+        if ((holders >> 16 * i & 0xffff) == holder_bits(process))
+            return true;
+    return false;
+}
+
+/* Adds a holder; false when all places are taken. */
+static bool holders_add(struct segment_conn *conn, uint32_t process, bool *added)
+{
+    uint64_t holders = atomic_load(&conn->holders);
+    *added = false;
+    for (;;) {
+        unsigned place = 0;
+        if (holders_contain(holders, process))
+            return true;
+        while (place < CONN_HOLDERS && (holders >> 16 * place & 0xffff) != 0)
+            place++;
+        if (place == CONN_HOLDERS)
+            return false;
+        if (atomic_compare_exchange_weak(&conn->holders, &holders,
+                                         holders | holder_bits(process) << 16 * place)) {
+            *added = true;
+            return true;
+        }
+    }
+}
+
+/* Takes a holder off; true when it was there. `rest` gets those that remain. */
+static bool holders_remove(struct segment_conn *conn, uint32_t process, uint64_t *rest)
+{
+    uint64_t holders = atomic_load(&conn->holders);
+    for (;;) {
+        unsigned place = 0;
+        while (place < CONN_HOLDERS && (holders >> 16 * place & 0xffff) != holder_bits(process))
+            place++;
+        if (place == CONN_HOLDERS)
+            return false;
+        *rest = holders & ~(UINT64_C(0xffff) << 16 * place);
+        if (atomic_compare_exchange_weak(&conn->holders, &holders, *rest))
+            return true;
+    }
+}
+
+/* Callers are between change_begins and change_ends. */
+static bool free_slot(uint32_t slot, uint32_t state)
+{
+    struct segment *segment = service.segment;
+    struct segment_conn *conn = &segment->conn[slot];
+    uint32_t peer = atomic_load(&conn->peer);
+
+    if (!atomic_compare_exchange_strong(&segment->conn_state[slot], &state,
+                                        (state & ~3U) | CONN_CLOSING))
+        return false;
+    gauge_touch(&segment->conns);
+    if (peer && peer <= SEGMENT_PEERS)
+        gauge_touch(&segment->peer[peer - 1].conns);
+    atomic_store(&conn->holders, 0);
+    atomic_store(&segment->conn_state[slot], ((state >> 2) + 1) << 2 | CONN_FREE);
+    peer_give(peer);
+    gauge_give(&segment->conns);
+    segment_wake(segment, false);
+    return true;
+}
+
+/* A slot for a new connection: spread over a window twice as large as what is open, so that a free
+ * one is found at once and the memory touched stays in proportion. */
+static uint32_t find_slot(uint32_t *generation)
+{
+    struct segment *segment = service.segment;
+    uint32_t open = gauge_count(&segment->conns), window = WINDOW_LEAST;
+    while (window < SEGMENT_CONNS && window < open * 2)
+        window *= 2;
+    uint32_t start = atomic_fetch_add(&segment->conns_cursor, 1);
+    for (uint32_t i = 0; i < window + SEGMENT_CONNS; i++) {
+        uint32_t slot = i < window ? (start + i) % window : i - window;
+        uint32_t state = atomic_load(&segment->conn_state[slot]);
+        if (conn_phase(state) != CONN_FREE ||
+            !atomic_compare_exchange_strong(&segment->conn_state[slot], &state,
+                                            state | CONN_OPENING))
+            continue;
+        uint32_t used = atomic_load(&segment->conns_used);
+        while (used <= slot && !atomic_compare_exchange_weak(&segment->conns_used, &used, slot + 1))
+            ;
+        *generation = state >> 2;
+        return slot;
+    }
+    return SEGMENT_CONNS;
+}
+
+void connections_commit(int fd, int family, uint32_t peer)
+{
+    struct segment *segment = service.segment;
+    struct segment_process *self = service_self();
+    uint32_t generation = 0, slot = service_active() ? find_slot(&generation) : SEGMENT_CONNS;
+
+    if (slot == SEGMENT_CONNS) {
+        descriptor_put(fd, 0);
+        if (!service_active())
+            return;
+        peer_give(peer);
+        service_count(COUNTER_UNTRACKED, 1);
+        gauge_give(&self->conns);
+        gauge_give(&segment->conns);
+        change_ends();
+        return;
+    }
+    struct segment_conn *conn = &segment->conn[slot];
+    atomic_store(&conn->cookie, sockdiag_cookie(fd));
+    atomic_store(&conn->accepted_ns, monotonic_ns());
+    atomic_store(&conn->peer, peer);
+    atomic_store(&conn->flags, (service.foreign_network ? CONN_FOREIGN : 0U) |
+                                   (family == AF_UNIX ? CONN_UNIX : 0U) |
+                                   (service.self == 0 ? CONN_SHARED : 0U));
+    atomic_store(&conn->holders, holder_bits(service.self));
+    atomic_store(&local_references[slot], 1);
+    atomic_store(&spawned_before[slot], atomic_load(&spawned));
+    atomic_store(&segment->conn_state[slot], generation << 2 | CONN_OPEN);
+    change_ends();
+    descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, generation));
+    service_count(COUNTER_ACCEPTED, 1);
+    raise_to(&self->counter[COUNTER_CONNS_PEAK], gauge_count(&self->conns));
+    raise_to(&segment->conns_peak, gauge_count(&segment->conns));
+}
+
+bool connections_adopt(int fd, uint64_t cookie)
+{
+    struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->conns_used);
+
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
+        uint32_t state = atomic_load(&segment->conn_state[slot]);
+        struct segment_conn *conn = &segment->conn[slot];
+        bool added;
+        if (conn_phase(state) != CONN_OPEN || atomic_load(&conn->cookie) != cookie)
+            continue;
+        change_begins();
+        if (!holders_add(conn, service.self, &added))
+            atomic_fetch_or(&conn->flags, CONN_SHARED);
+        if (added) {
+            gauge_take(&service_self()->conns, UINT64_MAX);
+            atomic_store(&local_references[slot], 0);
+        }
+        atomic_fetch_add(&local_references[slot], 1);
+        atomic_store(&spawned_before[slot], atomic_load(&spawned));
+        change_ends();
+        descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, state >> 2));
+        return true;
+    }
+    return false;
+}
+
+void connections_retain(descriptor what)
+{
+    if (open_slot(what))
+        atomic_fetch_add(&local_references[descriptor_index(what)], 1);
+}
+
+void connections_departing(int fd, descriptor what, struct departure *departure)
+{
+    struct segment_conn *conn = open_slot(what);
+    uint32_t slot = descriptor_index(what);
+
+    departure->verify = conn && atomic_load(&local_references[slot]) == 1 &&
+                        (atomic_load(&conn->flags) & CONN_SHARED ||
+                         atomic_load(&spawned_before[slot]) != atomic_load(&spawned));
+    if (departure->verify)
+        sockdiag_note(fd, &departure->socket);
+}
+
+void connections_departed(descriptor what, const struct departure *departure)
+{
+    struct segment_conn *conn = open_slot(what);
+    uint32_t slot = descriptor_index(what);
+    uint64_t rest;
+    int saved = errno;
+
+    if (!conn || atomic_fetch_sub(&local_references[slot], 1) > 1)
+        return;
+    change_begins();
+    gauge_touch(&service_self()->conns);
+    if (holders_remove(conn, service.self, &rest)) {
+        gauge_give(&service_self()->conns);
+        if (rest == 0) {
+            if (departure->verify && sockdiag_ask(&departure->socket) == SOCKDIAG_HELD)
+                atomic_fetch_or(&conn->flags, CONN_SHARED); /* an audit frees it */
+            else
+                free_slot(slot, descriptor_generation(what) << 2 | CONN_OPEN);
+        }
+        segment_wake(service.segment, false);
+    }
+    change_ends();
+    readiness_room_made();
+    errno = saved;
+}
+
+void connections_shared(descriptor what)
+{
+    struct segment_conn *conn = open_slot(what);
+    if (conn)
+        atomic_fetch_or(&conn->flags, CONN_SHARED);
+}
+
+void connections_spawning(void)
+{
+    atomic_fetch_add(&spawned, 1);
+}
+
+void connections_inherit(uint32_t child)
+{
+    int end = descriptors_end();
+    for (int fd = 0; fd < end; fd++) {
+        descriptor what = descriptor_at(fd);
+        bool added = false;
+        if (descriptor_kind(what) != DESCRIPTOR_CONN)
+            continue;
+        struct segment_conn *conn = open_slot(what);
+        if (!conn)
+            continue;
+        if (child == 0 || !holders_add(conn, child, &added))
+            atomic_fetch_or(&conn->flags, CONN_SHARED);
+        if (added)
+            gauge_take(&service.segment->process[child].conns, UINT64_MAX);
+    }
+}
+
+/* Takes `holder` off a slot, whoever it is, and frees what nobody else holds. */
+static void forget_holder(uint32_t slot, uint32_t holder, bool freeable)
+{
+    struct segment *segment = service.segment;
+    struct segment_conn *conn = &segment->conn[slot];
+    uint32_t state = atomic_load(&segment->conn_state[slot]);
+    uint64_t rest;
+
+    if (conn_phase(state) != CONN_OPEN || !holders_contain(atomic_load(&conn->holders), holder))
+        return;
+    change_begins();
+    gauge_touch(&segment->process[holder].conns);
+    if (holders_remove(conn, holder, &rest)) {
+        gauge_give(&segment->process[holder].conns);
+        if (rest == 0 && freeable && !(atomic_load(&conn->flags) & CONN_SHARED))
+            free_slot(slot, state);
+    }
+    change_ends();
+}
+
+void connections_forget_unadopted(void)
+{
+    uint32_t used = atomic_load(&service.segment->conns_used);
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
+        if (atomic_load(&local_references[slot]) == 0)
+            forget_holder(slot, service.self, true);
+}
+
+void connections_forget_process(uint32_t holder)
+{
+    struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->conns_used);
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
+        forget_holder(slot, holder, true);
+}
+
+bool connections_free_lost(uint32_t slot, uint32_t state)
+{
+    struct segment *segment = service.segment;
+    struct segment_conn *conn = &segment->conn[slot];
+    uint64_t holders = atomic_load(&conn->holders);
+
+    change_begins();
+    bool freed = atomic_load(&segment->conn_state[slot]) == state && free_slot(slot, state);
+    for (unsigned i = 0; freed && i < CONN_HOLDERS; i++) {
+        uint32_t holder = (uint32_t)(holders >> 16 * i & 0xffff);
+        if (holder && holder <= SEGMENT_PROCESSES)
+            gauge_give(&segment->process[holder - 1].conns);
+    }
+    change_ends();
+    return freed;
+}
+
+bool connections_held_here(uint32_t slot, uint32_t generation)
+{
+    return open_slot(descriptor_make(DESCRIPTOR_CONN, slot, generation)) &&
+           atomic_load(&local_references[slot]) > 0;
+}

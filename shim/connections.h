@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Connection slots: who holds which connection, and how many there are.
+ *
+ * A slot is reserved before the kernel's accept, filled after it, and freed when its last holder is
+ * gone. Holders are processes, so a connection that was accepted in one and is served in another
+ * counts for the service until both have let go, and for each of them while it has it.
+ *
+ * Every change raises `pending` of its process first and lowers it last. An audit that reads the
+ * gauge, then all `pending`, then the slots, never counts too few: see audit.c.
+ */
+#ifndef BACKPRESSURE_CONNECTIONS_H
+#define BACKPRESSURE_CONNECTIONS_H
+
+#include "descriptors.h"
+#include "sockdiag.h"
+
+#include <sys/socket.h>
+
+enum reservation {
+    RESERVED,
+    RESERVATION_FULL,   /* conns or total-conns */
+    RESERVATION_RATE,   /* accept-rate */
+    RESERVATION_PAUSED, /* bpctl pause or drain */
+};
+
+/* Reserves a slot for a connection about to be accepted. Undone by commit or cancel. */
+enum reservation connections_reserve(void);
+void connections_cancel(void);
+
+/* What connections_reserve would say now, reserving nothing. */
+enum reservation connections_room(void);
+
+/* Nanoseconds until accept-rate allows the next connection; 0 when it does now. */
+uint64_t connections_rate_wait(void);
+
+/*
+ * Whether the ceiling is reached by connections that are really open: not by slots which somebody
+ * only reserved, nor by ones whose holder is dead. Looks at the kernel, at a bounded rate.
+ */
+bool connections_full_for_certain(void);
+
+/* One client address, as it is counted: IPv4 /32, IPv6 /64. Zero for AF_UNIX, which has none. */
+struct peer_key {
+    uint64_t word[2];
+};
+struct peer_key connections_peer_key(const struct sockaddr_storage *address);
+
+/* Reserves a place under peer-conns; `peer` gets what connections_commit wants. */
+bool connections_reserve_peer(struct peer_key key, uint32_t *peer);
+void connections_cancel_peer(uint32_t peer);
+
+/* Fills the reserved slot with the accepted `fd`, and tracks it. */
+void connections_commit(int fd, int family, uint32_t peer);
+
+/* `fd`, received or inherited, with socket cookie `cookie`: tracked if the service knows it. */
+bool connections_adopt(int fd, uint64_t cookie);
+
+/* One more, one fewer descriptor of this process for a connection. */
+void connections_retain(descriptor what);
+
+/* What must be noted before the descriptor is closed, to check afterwards who else holds it. */
+struct departure {
+    bool verify;
+    struct sockdiag_socket socket;
+};
+void connections_departing(int fd, descriptor what, struct departure *departure);
+void connections_departed(descriptor what, const struct departure *departure);
+
+/* This connection may now be held by a process that the table does not know. */
+void connections_shared(descriptor what);
+
+/* Every connection of this process may: a child is about to be spawned. */
+void connections_spawning(void);
+
+/* The process `child` gets everything this one holds: before fork, so that nothing is lost between.
+ */
+void connections_inherit(uint32_t child);
+
+/* After exec: lets go of what was closed on the way. Descriptors were adopted before. */
+void connections_forget_unadopted(void);
+
+/* Takes the dead process `holder` off every slot, and frees those that nobody holds. */
+void connections_forget_process(uint32_t holder);
+
+/* Frees a slot whose socket the kernel no longer has, if it still is in `state`. */
+bool connections_free_lost(uint32_t slot, uint32_t state);
+
+/* Whether this process still has descriptors for the slot, in this generation. */
+bool connections_held_here(uint32_t slot, uint32_t generation);
+
+#endif

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "descriptors.h"
+
+#include "connections.h"
+#include "listeners.h"
+#include "readiness.h"
+#include "service.h"
+#include "shedding.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define WITHOUT_PROC 1024 /* descriptors looked at when /proc cannot tell which are open */
+
+_Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
+static _Atomic int table_end;
+
+int descriptors_end(void)
+{
+    return atomic_load(&table_end);
+}
+
+/* Lets the room that owns what was at `fd` know that it is there no longer. */
+static void gone(int fd, descriptor what, const struct departure *departure)
+{
+    switch (descriptor_kind(what)) {
+    case DESCRIPTOR_CONN:
+        connections_departed(what, departure);
+        break;
+    case DESCRIPTOR_LISTENER:
+        listeners_closed(fd, descriptor_index(what));
+        break;
+    case DESCRIPTOR_EPOLL:
+        readiness_set_closed(fd);
+        break;
+    case DESCRIPTOR_OWN:
+        shedding_forget(fd);
+        break;
+    case DESCRIPTOR_NONE:
+        break;
+    }
+}
+
+void descriptor_put(int fd, descriptor what)
+{
+    if ((unsigned)fd >= DESCRIPTORS_MAX)
+        return;
+    int end = atomic_load(&table_end);
+    while (what && end <= fd && !atomic_compare_exchange_weak(&table_end, &end, fd + 1))
+        ;
+    descriptor before = descriptor_at(fd);
+    if (before == 0 && what == 0)
+        return;
+    before = atomic_exchange(&descriptor_table[fd], what);
+    if (before == 0 || before == what)
+        return;
+    struct departure departure = {.verify = false};
+    gone(fd, before, &departure);
+    if (descriptor_kind(before) == DESCRIPTOR_CONN)
+        service_count(COUNTER_FOUND, 1);
+}
+
+descriptor descriptor_take(int fd)
+{
+    if (descriptor_at(fd) == 0)
+        return 0;
+    return atomic_exchange(&descriptor_table[fd], 0);
+}
+
+static descriptor depart(int fd, struct departure *departure)
+{
+    descriptor what = descriptor_at(fd);
+    departure->verify = false;
+    if (descriptor_kind(what) == DESCRIPTOR_CONN)
+        connections_departing(fd, what, departure);
+    return descriptor_take(fd);
+}
+
+int descriptor_close(int fd, int (*close_real)(int fd, void *context), void *context)
+{
+    struct departure departure;
+    if (in_vfork_child || !service_active())
+        return close_real(fd, context);
+    descriptor what = depart(fd, &departure);
+    int result = close_real(fd, context);
+    if (what) {
+        int saved = errno;
+        gone(fd, what, &departure);
+        errno = saved;
+    }
+    return result;
+}
+
+static int close_raw(int fd, void *context)
+{
+    (void)context;
+    return (int)syscall(SYS_close, fd);
+}
+
+void descriptors_close_range(unsigned first, unsigned last)
+{
+    unsigned end = (unsigned)descriptors_end();
+    if (in_vfork_child || !service_active())
+        return;
+    for (unsigned fd = first; fd < end && fd <= last; fd++)
+        if (descriptor_at((int)fd))
+            descriptor_close((int)fd, close_raw, NULL);
+}
+
+static void retain(descriptor what)
+{
+    if (descriptor_kind(what) == DESCRIPTOR_CONN)
+        connections_retain(what);
+    else if (descriptor_kind(what) == DESCRIPTOR_LISTENER)
+        listeners_retain(descriptor_index(what));
+}
+
+void descriptor_duplicated(int from, int to)
+{
+    descriptor what = descriptor_at(from);
+    if (in_vfork_child || !service_active())
+        return;
+    /* A second number for an epoll set shares its kernel object, but the shim knows sets by number:
+     * its events then pass as they come, and accept alone holds. */
+    if (descriptor_kind(what) == DESCRIPTOR_EPOLL || descriptor_kind(what) == DESCRIPTOR_OWN)
+        what = 0;
+    retain(what);
+    descriptor_put(to, what);
+}
+
+int descriptor_dup2(int from, int to, int (*dup_real)(int, int, void *), void *context)
+{
+    struct departure departure;
+    if (from == to || in_vfork_child || !service_active() ||
+        (!descriptor_at(from) && !descriptor_at(to)))
+        return dup_real(from, to, context);
+    descriptor what = depart(to, &departure);
+    int result = dup_real(from, to, context);
+    int saved = errno;
+    if (result < 0) {
+        descriptor_put(to, what); /* still open, as it was */
+    } else {
+        gone(to, what, &departure);
+        descriptor_duplicated(from, to);
+    }
+    errno = saved;
+    return result;
+}
+
+void descriptor_adopt(int fd)
+{
+    int value = 0;
+    socklen_t length = sizeof value;
+    int saved = errno;
+
+    if (syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &value, &length) == 0 &&
+        value == SOCK_STREAM && listeners_learn(fd) < 0) {
+        uint64_t cookie = sockdiag_cookie(fd);
+        if (cookie)
+            connections_adopt(fd, cookie);
+    }
+    errno = saved;
+}
+
+void descriptors_adopt_all(void)
+{
+    struct {
+        uint64_t inode;
+        int64_t offset;
+        uint16_t length;
+        uint8_t type;
+        char name[];
+    } *entry;
+    char buffer[4096] __attribute__((aligned(8)));
+    long got;
+
+    int directory = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0) {
+        for (int fd = 0; fd < WITHOUT_PROC; fd++)
+            descriptor_adopt(fd);
+        return;
+    }
+    while ((got = syscall(SYS_getdents64, directory, buffer, sizeof buffer)) > 0) {
+        for (long offset = 0; offset < got; offset += entry->length) {
+            entry = (void *)(buffer + offset);
+            if (entry->name[0] != '.')
+                descriptor_adopt(atoi(entry->name));
+        }
+    }
+    syscall(SYS_close, directory);
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What each descriptor of this process is: one word a descriptor, one load to look it up.
+ *
+ * A number is taken out of the table before the real close and put in after the real accept, so that
+ * a thread which gets the same number in between finds the table right.
+ */
+#ifndef BACKPRESSURE_DESCRIPTORS_H
+#define BACKPRESSURE_DESCRIPTORS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define DESCRIPTORS_MAX (1 << 20) /* the kernel's default fs.nr_open */
+
+enum descriptor_kind {
+    DESCRIPTOR_NONE,
+    DESCRIPTOR_CONN,     /* an admitted connection: slot and generation */
+    DESCRIPTOR_LISTENER, /* index in listeners.h */
+    DESCRIPTOR_EPOLL,    /* an epoll set that watches a listener: index in readiness.h */
+    DESCRIPTOR_OWN,      /* the shim's own: a lingering refusal, a waiting room */
+};
+
+/* kind << 60 | index << 32 | generation; 0 is a descriptor that is not tracked */
+typedef uint64_t descriptor;
+
+extern _Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
+
+static inline descriptor descriptor_make(enum descriptor_kind kind, uint32_t index,
+                                         uint32_t generation)
+{
+    return (uint64_t)kind << 60 | (uint64_t)(index & 0xfffffff) << 32 | generation;
+}
+
+static inline enum descriptor_kind descriptor_kind(descriptor what)
+{
+    return (enum descriptor_kind)(what >> 60);
+}
+
+static inline uint32_t descriptor_index(descriptor what)
+{
+    return what >> 32 & 0xfffffff;
+}
+
+static inline uint32_t descriptor_generation(descriptor what)
+{
+    return (uint32_t)what;
+}
+
+/* What `fd` is; DESCRIPTOR_NONE for any number out of range. */
+static inline descriptor descriptor_at(int fd)
+{
+    if (__builtin_expect((unsigned)fd >= DESCRIPTORS_MAX, 0))
+        return 0;
+    return atomic_load_explicit(&descriptor_table[fd], memory_order_acquire);
+}
+
+/* One above the highest number that was ever tracked. */
+int descriptors_end(void);
+
+/*
+ * Puts `what` at `fd`. What was there is the trace of a close that the shim did not see: it is
+ * released, and reported as found unless it was one of the shim's own.
+ */
+void descriptor_put(int fd, descriptor what);
+
+/* Takes `fd` out of the table and returns what it was. */
+descriptor descriptor_take(int fd);
+
+/*
+ * Closes a tracked descriptor: takes it out, calls `close_real`, and lets the room that owns it know.
+ * Returns what `close_real` returns, with its errno.
+ */
+int descriptor_close(int fd, int (*close_real)(int fd, void *context), void *context);
+
+/* Closes every tracked descriptor from `first` to `last`, both included. */
+void descriptors_close_range(unsigned first, unsigned last);
+
+/* A second number for what `from` is: dup, dup2 and their kin made `to`, closing what it was. */
+int descriptor_dup2(int from, int to, int (*dup_real)(int from, int to, void *context),
+                    void *context);
+void descriptor_duplicated(int from, int to);
+
+/* Finds out what an inherited or received descriptor is, and tracks it. */
+void descriptor_adopt(int fd);
+
+/* Adopts everything this process was started with. */
+void descriptors_adopt_all(void);
+
+#endif

@@ -1,0 +1,609 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "limits.h"
+
+#include <arpa/inet.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define COUNT_MAX UINT32_MAX
+#define RETRY_AFTER_DEFAULT_LEAST 1
+#define RETRY_AFTER_DEFAULT_MOST 5
+#define RETRY_AFTER_MAX 86400
+
+/* A value under inspection: not terminated, because it may be a part of a longer text. */
+struct span {
+    const char *start;
+    size_t length;
+};
+
+struct key {
+    const char *name;
+    bool (*parse)(struct limits *limits, unsigned key, struct span value);
+    void (*format)(const struct limits *limits, unsigned key, char *out, size_t size);
+    const char *allowed;
+    bool per_process;
+};
+
+static uint64_t pack(uint64_t high, uint64_t low)
+{
+    return high << 32 | low;
+}
+
+static bool span_is(struct span value, const char *word)
+{
+    return value.length == strlen(word) && memcmp(value.start, word, value.length) == 0;
+}
+
+static bool span_off(struct span value)
+{
+    return span_is(value, "off") || span_is(value, "0");
+}
+
+static bool span_split(struct span value, const char *separator, struct span *left,
+                       struct span *right)
+{
+    size_t width = strlen(separator);
+    for (size_t i = 0; i + width <= value.length; i++) {
+        if (memcmp(value.start + i, separator, width) != 0)
+            continue;
+        *left = (struct span){value.start, i};
+        *right = (struct span){value.start + i + width, value.length - i - width};
+        return true;
+    }
+    return false;
+}
+
+static bool parse_number(struct span value, uint64_t least, uint64_t most, uint64_t *out)
+{
+    uint64_t number = 0;
+    if (value.length == 0 || value.length > 18)
+        return false;
+    for (size_t i = 0; i < value.length; i++) {
+        if (value.start[i] < '0' || value.start[i] > '9')
+            return false;
+        number = number * 10 + (uint64_t)(value.start[i] - '0');
+    }
+    if (number < least || number > most)
+        return false;
+    *out = number;
+    return true;
+}
+
+static bool parse_ceiling(struct limits *limits, unsigned key, struct span value)
+{
+    if (span_off(value)) {
+        limits->value[key] = LIMIT_OFF;
+        return true;
+    }
+    return parse_number(value, 1, COUNT_MAX, &limits->value[key]);
+}
+
+static bool parse_rate(struct limits *limits, unsigned key, struct span value)
+{
+    struct span rate_part = value, burst_part;
+    uint64_t rate, burst;
+
+    if (span_off(value)) {
+        limits->value[key] = LIMIT_OFF;
+        return true;
+    }
+    bool has_burst = span_split(value, "/", &rate_part, &burst_part);
+    if (!parse_number(rate_part, 1, 1000000000, &rate))
+        return false;
+    /* A tenth of a second's worth: enough to take what arrives between two rounds of a loop. */
+    burst = rate < 20 ? 1 : rate / 10;
+    if (has_burst && !parse_number(burst_part, 1, 1000000000, &burst))
+        return false;
+    limits->value[key] = pack(rate, burst);
+    return true;
+}
+
+static bool parse_queue(struct limits *limits, unsigned key, struct span value)
+{
+    if (span_is(value, "off")) {
+        limits->value[key] = LIMIT_OFF;
+        return true;
+    }
+    return parse_number(value, 0, INT32_MAX, &limits->value[key]);
+}
+
+static const char *const when_full_names[] = {
+    [WHEN_FULL_HOLD] = "hold",
+    [WHEN_FULL_BUSY] = "busy",
+    [WHEN_FULL_RESET] = "reset",
+};
+
+static bool parse_when_full(struct limits *limits, unsigned key, struct span value)
+{
+    for (unsigned i = 0; i < sizeof when_full_names / sizeof *when_full_names; i++) {
+        if (!span_is(value, when_full_names[i]))
+            continue;
+        limits->value[key] = i;
+        return true;
+    }
+    return false;
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+/* Decodes \r \n \t \\ and \xHH; a reply in a line protocol needs its line end. */
+static bool parse_text(struct limits *limits, struct span value)
+{
+    size_t length = 0;
+    char text[LIMIT_TEXT_MAX];
+
+    for (size_t i = 0; i < value.length; i++) {
+        char c = value.start[i];
+        if (c == '\\') {
+            if (++i == value.length)
+                return false;
+            switch (value.start[i]) {
+            case 'r':
+                c = '\r';
+                break;
+            case 'n':
+                c = '\n';
+                break;
+            case 't':
+                c = '\t';
+                break;
+            case '\\':
+                break;
+            case 'x': {
+                int high = i + 2 < value.length ? hex_digit(value.start[i + 1]) : -1;
+                int low = i + 2 < value.length ? hex_digit(value.start[i + 2]) : -1;
+                if (high < 0 || low < 0)
+                    return false;
+                c = (char)(high << 4 | low);
+                i += 2;
+                break;
+            }
+            default:
+                return false;
+            }
+        }
+        if (length == sizeof text)
+            return false;
+        text[length++] = c;
+    }
+    if (length == 0)
+        return false;
+    memset(limits->text, 0, sizeof limits->text);
+    memcpy(limits->text, text, length);
+    limits->text_length = length;
+    return true;
+}
+
+static bool parse_busy(struct limits *limits, unsigned key, struct span value)
+{
+    static const char prefix[] = "text:";
+    size_t skip = sizeof prefix - 1;
+
+    if (span_is(value, "auto")) {
+        limits->value[key] = BUSY_AUTO;
+        return true;
+    }
+    if (span_is(value, "http")) {
+        limits->value[key] = BUSY_HTTP;
+        return true;
+    }
+    if (value.length <= skip || memcmp(value.start, prefix, skip) != 0 ||
+        !parse_text(limits, (struct span){value.start + skip, value.length - skip}))
+        return false;
+    limits->value[key] = BUSY_TEXT;
+    return true;
+}
+
+static bool parse_retry_after(struct limits *limits, unsigned key, struct span value)
+{
+    struct span least_part, most_part;
+    uint64_t least, most;
+
+    if (span_off(value)) {
+        limits->value[key] = LIMIT_OFF;
+        return true;
+    }
+    if (!span_split(value, "..", &least_part, &most_part))
+        least_part = most_part = value;
+    if (!parse_number(least_part, 0, RETRY_AFTER_MAX, &least) ||
+        !parse_number(most_part, 0, RETRY_AFTER_MAX, &most) || least > most)
+        return false;
+    limits->value[key] = pack(least, most);
+    return true;
+}
+
+static bool parse_network(struct network *network, struct span value)
+{
+    struct span address = value, prefix = {0};
+    char text[INET6_ADDRSTRLEN];
+    uint64_t bits;
+
+    bool has_prefix = span_split(value, "/", &address, &prefix);
+    if (address.length == 0 || address.length >= sizeof text)
+        return false;
+    memcpy(text, address.start, address.length);
+    text[address.length] = '\0';
+    memset(network->address, 0, sizeof network->address);
+    if (inet_pton(AF_INET, text, network->address + 12) == 1) {
+        network->address[10] = network->address[11] = 0xff;
+        bits = 32;
+        if (has_prefix && !parse_number(prefix, 0, 32, &bits))
+            return false;
+        network->prefix_bits = 96 + bits;
+        return true;
+    }
+    bits = 128;
+    if (inet_pton(AF_INET6, text, network->address) != 1 ||
+        (has_prefix && !parse_number(prefix, 0, 128, &bits)))
+        return false;
+    network->prefix_bits = bits;
+    return true;
+}
+
+static bool parse_exempt(struct limits *limits, unsigned key, struct span value)
+{
+    struct network networks[LIMIT_NETWORKS_MAX];
+    size_t count = 0;
+
+    memset(networks, 0, sizeof networks);
+    if (!span_off(value)) {
+        struct span item, rest = value;
+        bool more;
+        do {
+            struct span tail;
+            more = span_split(rest, ",", &item, &tail);
+            if (!more)
+                item = rest;
+            else
+                rest = tail;
+            if (count == LIMIT_NETWORKS_MAX || !parse_network(&networks[count++], item))
+                return false;
+        } while (more);
+    }
+    memcpy(limits->exempt, networks, sizeof networks);
+    limits->value[key] = count;
+    return true;
+}
+
+static bool parse_switch(struct limits *limits, unsigned key, struct span value)
+{
+    if (!span_is(value, "on") && !span_off(value))
+        return false;
+    limits->value[key] = span_is(value, "on");
+    return true;
+}
+
+static void format_number(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    if (limits->value[key] == LIMIT_OFF)
+        snprintf(out, size, "off");
+    else
+        snprintf(out, size, "%llu", (unsigned long long)limits->value[key]);
+}
+
+static void format_rate(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    uint64_t value = limits->value[key];
+    if (value == LIMIT_OFF)
+        snprintf(out, size, "off");
+    else
+        snprintf(out, size, "%u/%u", (unsigned)(value >> 32), (unsigned)value);
+}
+
+static void format_when_full(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    uint64_t choice = limits->value[key];
+    snprintf(out, size, "%s", choice <= WHEN_FULL_RESET ? when_full_names[choice] : "?");
+}
+
+static void format_text(const struct limits *limits, char *out, size_t size)
+{
+    uint64_t length = limits->text_length < LIMIT_TEXT_MAX ? limits->text_length : LIMIT_TEXT_MAX;
+    size_t used = (size_t)snprintf(out, size, "text:");
+
+    for (size_t i = 0; i < length && used + 5 < size; i++) {
+        unsigned char c = (unsigned char)limits->text[i];
+        if (c == '\r' || c == '\n' || c == '\t' || c == '\\') {
+            out[used++] = '\\';
+            out[used++] = c == '\r' ? 'r' : c == '\n' ? 'n' : c == '\t' ? 't' : '\\';
+        } else if (c < 0x20 || c >= 0x7f) {
+            used += (size_t)snprintf(out + used, size - used, "\\x%02x", c);
+        } else {
+            out[used++] = (char)c;
+        }
+    }
+    out[used] = '\0';
+}
+
+static void format_busy(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    if (limits->value[key] == BUSY_TEXT)
+        format_text(limits, out, size);
+    else
+        snprintf(out, size, "%s", limits->value[key] == BUSY_HTTP ? "http" : "auto");
+}
+
+static void format_retry_after(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    uint64_t value = limits->value[key];
+    if (value == LIMIT_OFF)
+        snprintf(out, size, "off");
+    else
+        snprintf(out, size, "%u..%u", (unsigned)(value >> 32), (unsigned)value);
+}
+
+static void format_exempt(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    uint64_t count = limits->value[key];
+    size_t used = 0;
+
+    snprintf(out, size, "off");
+    for (uint64_t i = 0; i < count && i < LIMIT_NETWORKS_MAX; i++) {
+        const struct network *network = &limits->exempt[i];
+        char text[INET6_ADDRSTRLEN];
+        static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+        bool ipv4 = memcmp(network->address, mapped, 12) == 0 && network->prefix_bits >= 96;
+
+        inet_ntop(ipv4 ? AF_INET : AF_INET6, network->address + (ipv4 ? 12 : 0), text, sizeof text);
+        int wrote = snprintf(out + used, size - used, "%s%s/%u", i ? "," : "", text,
+                             (unsigned)(network->prefix_bits - (ipv4 ? 96 : 0)));
+        if (wrote < 0 || (size_t)wrote >= size - used)
+            return;
+        used += (size_t)wrote;
+    }
+}
+
+static void format_switch(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    snprintf(out, size, "%s", limits->value[key] ? "on" : "off");
+}
+
+#define ALLOWED_COUNT "a whole number from 1 to 4294967295, or off"
+
+static const struct key keys[LIMIT_KEYS] = {
+    [LIMIT_CONNS] = {"conns", parse_ceiling, format_number, ALLOWED_COUNT, true},
+    [LIMIT_TOTAL_CONNS] = {"total-conns", parse_ceiling, format_number, ALLOWED_COUNT, false},
+    [LIMIT_PEER_CONNS] = {"peer-conns", parse_ceiling, format_number, ALLOWED_COUNT, false},
+    [LIMIT_ACCEPT_RATE] = {"accept-rate", parse_rate, format_rate,
+                           "N or N/BURST connections per second, each 1 to 1000000000, or off",
+                           false},
+    [LIMIT_QUEUE] = {"queue", parse_queue, format_number,
+                     "a whole number from 0 to 2147483647, or off", false},
+    [LIMIT_WHEN_FULL] = {"when-full", parse_when_full, format_when_full, "hold, busy or reset",
+                         false},
+    [LIMIT_BUSY] = {"busy", parse_busy, format_busy,
+                    "auto, http or text:STRING (1 to 256 bytes; \\r \\n \\t \\\\ \\xHH)", false},
+    [LIMIT_RETRY_AFTER] = {"retry-after", parse_retry_after, format_retry_after,
+                           "MIN..MAX seconds, each 0 to 86400 and MIN at most MAX, or off", false},
+    [LIMIT_EXEMPT] = {"exempt", parse_exempt, format_exempt,
+                      "up to 32 addresses or CIDRs with commas between, or off", false},
+    [LIMIT_STRICT] = {"strict", parse_switch, format_switch, "on or off", false},
+};
+
+static bool fail(struct limits_source *source, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static bool fail(struct limits_source *source, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(source->error, sizeof source->error, format, arguments);
+    va_end(arguments);
+    /* What was given is quoted back: it must not break the one line, nor reach the terminal raw. */
+    for (char *c = source->error; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    return false;
+}
+
+void limits_defaults(struct limits *limits)
+{
+    memset(limits, 0, sizeof *limits);
+    limits->value[LIMIT_CONNS] = LIMIT_OFF;
+    limits->value[LIMIT_TOTAL_CONNS] = LIMIT_OFF;
+    limits->value[LIMIT_PEER_CONNS] = LIMIT_OFF;
+    limits->value[LIMIT_ACCEPT_RATE] = LIMIT_OFF;
+    limits->value[LIMIT_QUEUE] = LIMIT_OFF;
+    limits->value[LIMIT_WHEN_FULL] = WHEN_FULL_HOLD;
+    limits->value[LIMIT_BUSY] = BUSY_AUTO;
+    limits->value[LIMIT_RETRY_AFTER] = pack(RETRY_AFTER_DEFAULT_LEAST, RETRY_AFTER_DEFAULT_MOST);
+}
+
+void limits_source_init(struct limits_source *source, const struct limits *base)
+{
+    memset(source, 0, sizeof *source);
+    source->limits = *base;
+}
+
+bool limits_name_valid(const char *name)
+{
+    size_t length = strlen(name);
+    if (length == 0 || length >= SERVICE_NAME_MAX || name[0] == '.')
+        return false;
+    return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
+           length;
+}
+
+static bool take_name(struct limits_source *source, struct span value)
+{
+    char name[SERVICE_NAME_MAX] = "";
+    if (value.length < sizeof name)
+        memcpy(name, value.start, value.length);
+    if (!limits_name_valid(name))
+        return fail(source,
+                    "name=%.*s: not a service name; allowed: 1 to %d of letters, digits, "
+                    "'.', '_' and '-', not starting with '.'",
+                    (int)(value.length < 80 ? value.length : 80), value.start,
+                    SERVICE_NAME_MAX - 1);
+    if (source->name[0] && strcmp(source->name, name) != 0)
+        return fail(source, "name=%s: contradicts name=%s", name, source->name);
+    memcpy(source->name, name, sizeof name);
+    return true;
+}
+
+static bool unknown_key(struct limits_source *source, struct span key, bool allow_name)
+{
+    char list[LIMIT_ERROR_MAX] = "";
+    size_t used = 0;
+    for (unsigned i = 0; i < LIMIT_KEYS; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "",
+                                 keys[i].name);
+    return fail(source, "%.*s: unknown limit; allowed: %s%s",
+                (int)(key.length < 80 ? key.length : 80), key.start, allow_name ? "name, " : "",
+                list);
+}
+
+bool limits_take(struct limits_source *source, const char *pair, size_t length, bool allow_name)
+{
+    struct span whole = {pair, length}, key, value;
+    if (!span_split(whole, "=", &key, &value) || key.length == 0)
+        return fail(source, "%.*s: not a limit; allowed: LIMIT=VALUE",
+                    (int)(length < 80 ? length : 80), pair);
+    if (allow_name && span_is(key, "name"))
+        return take_name(source, value);
+    for (unsigned i = 0; i < LIMIT_KEYS; i++) {
+        if (!span_is(key, keys[i].name))
+            continue;
+        struct limits changed = source->limits;
+        if (!keys[i].parse(&changed, i, value))
+            return fail(source, "%s=%.*s: bad value; allowed: %s", keys[i].name,
+                        (int)(value.length < 80 ? value.length : 80), value.start, keys[i].allowed);
+        if (source->given >> i & 1 && memcmp(&changed, &source->limits, sizeof changed) != 0) {
+            char before[LIMIT_VALUE_MAX];
+            keys[i].format(&source->limits, i, before, sizeof before);
+            return fail(source, "%s=%.*s: contradicts %s=%.80s given before; allowed: one value",
+                        keys[i].name, (int)(value.length < 80 ? value.length : 80), value.start,
+                        keys[i].name, before);
+        }
+        source->limits = changed;
+        source->given |= 1U << i;
+        return true;
+    }
+    return unknown_key(source, key, allow_name);
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\v' || c == '\f';
+}
+
+bool limits_take_words(struct limits_source *source, const char *text, bool allow_name)
+{
+    char word[LIMIT_VALUE_MAX];
+    struct limits_source trial = *source;
+
+    while (*text) {
+        size_t length = 0;
+        char quote = 0;
+        while (is_blank(*text))
+            text++;
+        if (!*text)
+            break;
+        for (; *text && (quote || !is_blank(*text)); text++) {
+            if (quote ? *text == quote : *text == '"' || *text == '\'') {
+                quote = quote ? 0 : *text;
+                continue;
+            }
+            if (length == sizeof word)
+                return fail(source, "%.40s...: too long; allowed: %zu bytes", word, sizeof word);
+            word[length++] = *text;
+        }
+        if (quote)
+            return fail(source, "%.*s: a quote (%c) is not closed", (int)(length < 80 ? length : 80),
+                        word, quote);
+        if (!limits_take(&trial, word, length, allow_name))
+            return fail(source, "%s", trial.error);
+    }
+    *source = trial;
+    return true;
+}
+
+bool limits_take_line(struct limits_source *source, const char *line)
+{
+    size_t length = strlen(line), equals;
+    char pair[LIMIT_VALUE_MAX];
+
+    while (length && is_blank(line[length - 1]))
+        length--;
+    while (length && is_blank(*line)) {
+        line++;
+        length--;
+    }
+    if (length == 0 || *line == '#')
+        return true;
+    if (length > sizeof pair)
+        return fail(source, "%.40s...: too long; allowed: %zu bytes", line, sizeof pair);
+    /* Blanks around the first '=' are a habit of configuration files. */
+    for (equals = 0; equals < length && line[equals] != '='; equals++)
+        ;
+    size_t key = equals, value = equals + 1, used = 0;
+    while (key && is_blank(line[key - 1]))
+        key--;
+    while (value < length && is_blank(line[value]))
+        value++;
+    memcpy(pair, line, key);
+    used = key;
+    if (equals < length) {
+        pair[used++] = '=';
+        if (value < length) {
+            memcpy(pair + used, line + value, length - value);
+            used += length - value;
+        }
+    }
+    return limits_take(source, pair, used, false);
+}
+
+void limits_apply(struct limits *target, const struct limits_source *source)
+{
+    for (unsigned i = 0; i < LIMIT_KEYS; i++)
+        if (source->given >> i & 1)
+            target->value[i] = source->limits.value[i];
+    if (source->given >> LIMIT_EXEMPT & 1)
+        memcpy(target->exempt, source->limits.exempt, sizeof target->exempt);
+    if (source->given >> LIMIT_BUSY & 1) {
+        target->text_length = source->limits.text_length;
+        memcpy(target->text, source->limits.text, sizeof target->text);
+    }
+}
+
+const char *limits_key_name(unsigned key)
+{
+    return key < LIMIT_KEYS ? keys[key].name : NULL;
+}
+
+bool limits_key_per_process(unsigned key)
+{
+    return key < LIMIT_KEYS && keys[key].per_process;
+}
+
+void limits_format(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    out[0] = '\0';
+    if (key < LIMIT_KEYS)
+        keys[key].format(limits, key, out, size);
+}
+
+bool limits_exempt(const struct limits *limits, const uint8_t address[16])
+{
+    uint64_t count = limits->value[LIMIT_EXEMPT];
+    for (uint64_t i = 0; i < count && i < LIMIT_NETWORKS_MAX; i++) {
+        const struct network *network = &limits->exempt[i];
+        uint64_t bits = network->prefix_bits <= 128 ? network->prefix_bits : 128;
+        if (memcmp(address, network->address, bits / 8) != 0)
+            continue;
+        uint8_t mask = (uint8_t)(0xff00 >> bits % 8);
+        if (bits % 8 == 0 || ((address[bits / 8] ^ network->address[bits / 8]) & mask) == 0)
+            return true;
+    }
+    return false;
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The limits an operator sets, and their one grammar: `key=value`.
+ *
+ * The same parser reads the command line of bpctl, a configuration file and the
+ * environment variable BACKPRESSURE. It allocates nothing, so that it may run
+ * before a program's own constructors.
+ */
+#ifndef BACKPRESSURE_LIMITS_H
+#define BACKPRESSURE_LIMITS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A ceiling that is not set. Every count is below it, so no caller needs a special case. */
+#define LIMIT_OFF UINT64_MAX
+
+enum limit_key {
+    LIMIT_CONNS,
+    LIMIT_TOTAL_CONNS,
+    LIMIT_PEER_CONNS,
+    LIMIT_ACCEPT_RATE, /* rate in the upper, burst in the lower 32 bits */
+    LIMIT_QUEUE,
+    LIMIT_WHEN_FULL,
+    LIMIT_BUSY,
+    LIMIT_RETRY_AFTER, /* least in the upper, most in the lower 32 bits; seconds */
+    LIMIT_EXEMPT,      /* number of networks in use */
+    LIMIT_STRICT,
+    LIMIT_KEYS
+};
+
+enum when_full { WHEN_FULL_HOLD, WHEN_FULL_BUSY, WHEN_FULL_RESET };
+enum busy_reply { BUSY_AUTO, BUSY_HTTP, BUSY_TEXT };
+
+#define LIMIT_NETWORKS_MAX 32
+#define LIMIT_TEXT_MAX 256
+#define LIMIT_ERROR_MAX 320
+#define LIMIT_VALUE_MAX 2048
+#define SERVICE_NAME_MAX 64
+
+/* An address range. IPv4 lies in ::ffff:0:0/96, so one comparison serves both families. */
+struct network {
+    uint8_t address[16];
+    uint64_t prefix_bits;
+};
+
+/* Every member is a whole number of 8-byte words: the segment publishes it word by word. */
+struct limits {
+    uint64_t value[LIMIT_KEYS];
+    struct network exempt[LIMIT_NETWORKS_MAX];
+    uint64_t text_length;
+    char text[LIMIT_TEXT_MAX];
+};
+
+/* What one source (a command line, a file, BACKPRESSURE) said. */
+struct limits_source {
+    struct limits limits;
+    uint32_t given; /* a bit for each key that the source named */
+    char name[SERVICE_NAME_MAX];
+    char error[LIMIT_ERROR_MAX]; /* one line, without its newline, after a failure */
+};
+
+/* The limits of a service that was given none: nothing is bounded. */
+void limits_defaults(struct limits *limits);
+
+/* Starts an empty source on top of `base`, which is copied. */
+void limits_source_init(struct limits_source *source, const struct limits *base);
+
+/*
+ * Takes one `key=value` of `length` bytes. `name=` is accepted only where `allow_name`.
+ * Returns false with source->error set, and the source unchanged, for an unknown key, a bad
+ * value, or a key that this source has already given another value.
+ */
+bool limits_take(struct limits_source *source, const char *pair, size_t length, bool allow_name);
+
+/* Takes blank-separated pairs; single and double quotes group. Returns as limits_take. */
+bool limits_take_words(struct limits_source *source, const char *text, bool allow_name);
+
+/* Takes one line of a configuration file: a pair, a `#` comment or nothing. */
+bool limits_take_line(struct limits_source *source, const char *line);
+
+/* Copies to `target` what `source` names, and leaves the rest of it. */
+void limits_apply(struct limits *target, const struct limits_source *source);
+
+/* The key's name as users write it, or NULL when `key` is out of range. */
+const char *limits_key_name(unsigned key);
+
+/* Whether a key makes sense for one process of a service (`bpctl set NAME/PID`). */
+bool limits_key_per_process(unsigned key);
+
+/* Writes the value of `key` as users write it; always terminates; `size` at least LIMIT_VALUE_MAX
+ * holds any value. */
+void limits_format(const struct limits *limits, unsigned key, char *out, size_t size);
+
+/* Whether `name` can name a service: 1 to 63 of [A-Za-z0-9._-], not starting with a dot. */
+bool limits_name_valid(const char *name);
+
+/* Whether the IPv6 or IPv4-mapped `address` lies in one of the exempt networks. */
+bool limits_exempt(const struct limits *limits, const uint8_t address[16]);
+
+#endif

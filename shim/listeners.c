@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "listeners.h"
+
+#include "connections.h"
+#include "descriptors.h"
+#include "real.h"
+#include "service.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define LISTENERS_MAX 256
+
+static struct listener listeners[LISTENERS_MAX];
+static _Atomic uint32_t listeners_end;
+static _Atomic uint64_t seen_configuration = UINT64_MAX;
+
+static int option(int fd, int name)
+{
+    int value = 0;
+    socklen_t length = sizeof value;
+    return syscall(SYS_getsockopt, fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+}
+
+/* The kernel lets n + 1 connections wait after listen(fd, n): sk_acceptq_is_full() compares with >. */
+static int kernel_backlog(int asked)
+{
+    uint64_t queue = segment_limit(service.segment, LIMIT_QUEUE);
+    if (queue == LIMIT_OFF || (int64_t)queue > (int64_t)asked + 1)
+        return asked;
+    return queue ? (int)queue - 1 : 0;
+}
+
+static void describe(int fd, int family, char out[SEGMENT_ADDRESS_MAX])
+{
+    union {
+        struct sockaddr_storage any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+        struct sockaddr_un un;
+    } address = {0};
+    socklen_t length = sizeof address;
+    char text[INET6_ADDRSTRLEN] = "?";
+
+    memset(out, 0, SEGMENT_ADDRESS_MAX);
+    if (syscall(SYS_getsockname, fd, &address, &length) < 0)
+        return;
+    if (family == AF_INET) {
+        inet_ntop(AF_INET, &address.in.sin_addr, text, sizeof text);
+        snprintf(out, SEGMENT_ADDRESS_MAX, "%s:%u", text, ntohs(address.in.sin_port));
+    } else if (family == AF_INET6) {
+        inet_ntop(AF_INET6, &address.in6.sin6_addr, text, sizeof text);
+        snprintf(out, SEGMENT_ADDRESS_MAX, "[%s]:%u", text, ntohs(address.in6.sin6_port));
+    } else {
+        bool abstract = address.un.sun_path[0] == '\0';
+        snprintf(out, SEGMENT_ADDRESS_MAX, "unix:%s%.100s", abstract ? "@" : "",
+                 address.un.sun_path + abstract);
+    }
+}
+
+static struct segment_listener *share(int fd, int family, uint64_t cookie)
+{
+    struct segment *segment = service.segment;
+    struct segment_listener *entry = NULL;
+    char address[SEGMENT_ADDRESS_MAX];
+    uint32_t used = atomic_load(&segment->listeners_used);
+
+    for (uint32_t i = 0; i < used && i < SEGMENT_LISTENERS; i++)
+        if (atomic_load(&segment->listener[i].cookie) == cookie)
+            return &segment->listener[i];
+    for (uint32_t i = 0; !entry && i < SEGMENT_LISTENERS; i++) {
+        struct segment_listener *candidate = &segment->listener[i];
+        uint64_t before = atomic_load(&candidate->cookie);
+        if (before && process_running(atomic_load(&candidate->pid)))
+            continue;
+        if (!atomic_compare_exchange_strong(&candidate->cookie, &before, cookie))
+            continue;
+        entry = candidate;
+        while (used <= i &&
+               !atomic_compare_exchange_weak(&segment->listeners_used, &used, i + 1))
+            ;
+    }
+    if (!entry) {
+        service_event(EVENT_TABLE_FULL, SEGMENT_LISTENERS, "listeners");
+        return NULL;
+    }
+    describe(fd, family, address);
+    words_store(entry->address, address, sizeof address);
+    atomic_store(&entry->gated, 0);
+    atomic_store(&entry->gated_once, 0);
+    atomic_store(&entry->lock, 0);
+    return entry;
+}
+
+int listeners_learn(int fd)
+{
+    if ((unsigned)fd >= DESCRIPTORS_MAX || option(fd, SO_ACCEPTCONN) != 1 ||
+        option(fd, SO_TYPE) != SOCK_STREAM)
+        return -1;
+    int family = option(fd, SO_DOMAIN);
+    if (family != AF_INET && family != AF_INET6 && family != AF_UNIX)
+        return -1;
+    uint64_t cookie = sockdiag_cookie(fd);
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *listener = &listeners[i];
+        uint32_t none = 0;
+        if (!atomic_compare_exchange_strong(&listener->references, &none, 1))
+            continue;
+        listener->family = family;
+        listener->cookie = cookie;
+        listener->shared = share(fd, family, cookie);
+        if (listener->shared)
+            atomic_store(&listener->shared->pid, service.pid);
+        atomic_store(&listener->own_filter, 0);
+        uint32_t end = atomic_load(&listeners_end);
+        while (end <= i && !atomic_compare_exchange_weak(&listeners_end, &end, i + 1))
+            ;
+        descriptor_put(fd, descriptor_make(DESCRIPTOR_LISTENER, i, 0));
+        listeners_reread(fd);
+        return (int)i;
+    }
+    return -1;
+}
+
+struct listener *listeners_at(int fd)
+{
+    descriptor what = descriptor_at(fd);
+    if (descriptor_kind(what) == DESCRIPTOR_LISTENER && descriptor_index(what) < LISTENERS_MAX)
+        return &listeners[descriptor_index(what)];
+    int index = listeners_learn(fd);
+    return index < 0 ? NULL : &listeners[index];
+}
+
+void listeners_retain(uint32_t index)
+{
+    if (index < LISTENERS_MAX)
+        atomic_fetch_add(&listeners[index].references, 1);
+}
+
+void listeners_closed(int fd, uint32_t index)
+{
+    (void)fd;
+    if (index < LISTENERS_MAX)
+        atomic_fetch_sub(&listeners[index].references, 1);
+}
+
+static struct listener *tracked(int fd)
+{
+    descriptor what = descriptor_at(fd);
+    return descriptor_kind(what) == DESCRIPTOR_LISTENER ? &listeners[descriptor_index(what)] : NULL;
+}
+
+void listeners_reread(int fd)
+{
+    struct listener *listener = tracked(fd);
+    struct timeval timeout = {0};
+    socklen_t length = sizeof timeout;
+
+    if (!listener)
+        return;
+    int saved = errno;
+    long flags = syscall(SYS_fcntl, fd, F_GETFL);
+    atomic_store(&listener->nonblocking, flags >= 0 && flags & O_NONBLOCK);
+    syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, &length);
+    atomic_store(&listener->receive_timeout_ns,
+                 (uint64_t)timeout.tv_sec * 1000000000 + (uint64_t)timeout.tv_usec * 1000);
+    errno = saved;
+}
+
+void listeners_filtered(int fd, bool own_filter)
+{
+    struct listener *listener = tracked(fd);
+    if (listener)
+        atomic_store(&listener->own_filter, own_filter);
+}
+
+int listeners_listen(int fd, int backlog)
+{
+    int asked = backlog < 0 ? INT32_MAX : backlog; /* listen(2): the kernel caps it at somaxconn */
+    if (!service_active() || in_vfork_child)
+        return REAL(listen)(fd, backlog);
+    bool bounded = segment_limit(service.segment, LIMIT_QUEUE) != LIMIT_OFF;
+    int result = REAL(listen)(fd, bounded ? kernel_backlog(asked) : backlog);
+    if (result == 0) {
+        struct listener *listener = listeners_at(fd);
+        if (listener && listener->shared)
+            atomic_store(&listener->shared->asked_backlog, (uint32_t)asked);
+    }
+    return result;
+}
+
+/* Lets every segment but the first SYN of a connection pass: tcp flags are byte 13 of the header
+ * that a filter on a listener sees; SYN is 0x02, ACK 0x10. */
+static const struct sock_filter gate_program[] = {
+    BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+    BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
+    BPF_STMT(BPF_RET | BPF_K, 0),
+    BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+};
+
+static void detach_filter(int fd)
+{
+    int unused = 0;
+    int saved = errno;
+    syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused);
+    errno = saved;
+}
+
+static void shut_gate(struct listener *listener, int fd)
+{
+    struct sock_fprog program = {
+        .len = sizeof gate_program / sizeof *gate_program,
+        .filter = (struct sock_filter *)gate_program,
+    };
+    uint32_t open = 0;
+    if (!atomic_compare_exchange_strong(&listener->shared->gated, &open, 1))
+        return;
+    atomic_store(&listener->shared->gated_once, 1);
+    if (syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
+        atomic_store(&listener->shared->gated, 0);
+    else if (!atomic_load(&listener->shared->gated))
+        detach_filter(fd); /* opened by another process in between */
+}
+
+static void open_gate(struct listener *listener, int fd)
+{
+    uint32_t shut = 1;
+    if (atomic_compare_exchange_strong(&listener->shared->gated, &shut, 0))
+        detach_filter(fd);
+}
+
+void listeners_gate(bool room)
+{
+    struct segment *segment = service.segment;
+    bool wanted = !room && (segment_limit(segment, LIMIT_QUEUE) == 0 ||
+                            atomic_load(&segment->admission) != ADMISSION_OPEN);
+    if (atomic_load(&listeners_end) == 0 || (!wanted && !listeners_gated()))
+        return;
+    int end = descriptors_end(), saved = errno;
+    for (int fd = 0; fd < end; fd++) {
+        struct listener *listener = tracked(fd);
+        if (!listener || !listener->shared || listener->family == AF_UNIX ||
+            atomic_load(&listener->own_filter))
+            continue;
+        if (wanted)
+            shut_gate(listener, fd);
+        else
+            open_gate(listener, fd);
+    }
+    errno = saved;
+}
+
+bool listeners_gated(void)
+{
+    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
+    for (uint32_t i = 0; i < end; i++)
+        if (atomic_load_explicit(&listeners[i].references, memory_order_relaxed) &&
+            listeners[i].shared && atomic_load(&listeners[i].shared->gated))
+            return true;
+    return false;
+}
+
+void listeners_ungate_accepted(const struct listener *listener, int fd)
+{
+    if (listener->shared && atomic_load(&listener->shared->gated_once))
+        detach_filter(fd);
+}
+
+void listeners_refresh(void)
+{
+    struct segment *segment = service.segment;
+    uint64_t configuration =
+        (uint64_t)atomic_load_explicit(&segment->limits_sequence, memory_order_relaxed) << 32 |
+        atomic_load_explicit(&segment->admission, memory_order_relaxed);
+    uint64_t before = atomic_load_explicit(&seen_configuration, memory_order_relaxed);
+
+    if (before == configuration || !service_active() ||
+        !atomic_compare_exchange_strong(&seen_configuration, &before, configuration))
+        return;
+    int end = descriptors_end(), saved = errno;
+    for (int fd = 0; fd < end && before != UINT64_MAX; fd++) {
+        struct listener *listener = tracked(fd);
+        if (listener && listener->shared && atomic_load(&listener->shared->asked_backlog))
+            syscall(SYS_listen, fd,
+                    kernel_backlog((int)atomic_load(&listener->shared->asked_backlog)));
+    }
+    listeners_gate(connections_room() == RESERVED);
+    errno = saved;
+}

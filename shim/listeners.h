@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The listening sockets of this process, their backlog, and the gate that turns SYNs away.
+ */
+#ifndef BACKPRESSURE_LISTENERS_H
+#define BACKPRESSURE_LISTENERS_H
+
+#include "segment.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct listener {
+    _Atomic uint32_t references; /* descriptors of this process; 0: the entry is free */
+    int family;
+    uint64_t cookie;
+    struct segment_listener *shared; /* NULL when the segment's table was full */
+    _Atomic int nonblocking;         /* O_NONBLOCK as last seen */
+    _Atomic uint64_t receive_timeout_ns; /* SO_RCVTIMEO; 0 waits for ever */
+    _Atomic int own_filter;              /* the program attached one: hands off */
+};
+
+/* Calls the real listen with the backlog that `queue` allows, and learns the listener. */
+int listeners_listen(int fd, int backlog);
+
+/* Tracks `fd` if it is a listening stream socket; its index, or -1. */
+int listeners_learn(int fd);
+
+/* The listener at `fd`, learned now if need be; NULL when it is none. */
+struct listener *listeners_at(int fd);
+
+void listeners_retain(uint32_t index);
+void listeners_closed(int fd, uint32_t index);
+
+/* After fcntl, ioctl or setsockopt touched a listener: reads again what accept goes by. */
+void listeners_reread(int fd);
+void listeners_filtered(int fd, bool own_filter);
+
+/* Brings backlogs and gates in line when limits changed since the last call: one load if not. */
+void listeners_refresh(void);
+
+/* While queue=0 or a pause is in force: lets no SYN in, or lets them in again, as there is room. */
+void listeners_gate(bool room);
+
+/* Whether one of this process's listeners is gated, so that somebody must come back to open it. */
+bool listeners_gated(void);
+
+/* A socket accepted from a gated listener may have inherited the filter. */
+void listeners_ungate_accepted(const struct listener *listener, int fd);
+
+#endif

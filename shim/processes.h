@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The table of the service's processes: how they enter it, multiply and leave it.
+ */
+#ifndef BACKPRESSURE_PROCESSES_H
+#define BACKPRESSURE_PROCESSES_H
+
+#include "service.h"
+
+/*
+ * Finds this process's entry, left by what it was before exec, or claims one. True when it was left:
+ * the caller then settles what survived.
+ */
+bool processes_enter(void);
+
+/* Around fork: the child's entry is ready, and holds what the parent holds, before it exists. */
+void processes_before_fork(void);
+void processes_after_fork_in_child(void);
+/* `child` is its pid, or -1 when the fork failed; 0 when that is not known here. */
+void processes_after_fork_in_parent(pid_t child);
+
+/*
+ * Looks for processes that are gone, and frees what only they held. Returns how many were found.
+ * Costs about two microseconds a process.
+ */
+unsigned processes_reap(void);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The functions behind the interposed symbols: the next definition in the search order, which is
+ * libc's, or another preloaded library's.
+ */
+#ifndef BACKPRESSURE_REAL_H
+#define BACKPRESSURE_REAL_H
+
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+typedef void (*signal_handler)(int);
+
+#define REAL_FUNCTIONS(X)                                                                          \
+    X(int, accept, (int, struct sockaddr *, socklen_t *))                                          \
+    X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                    \
+    X(int, listen, (int, int))                                                                     \
+    X(int, setsockopt, (int, int, int, const void *, socklen_t))                                   \
+    X(int, close, (int))                                                                           \
+    X(int, close_range, (unsigned, unsigned, int))                                                 \
+    X(void, closefrom, (int))                                                                      \
+    X(int, fclose, (FILE *))                                                                       \
+    X(FILE *, freopen, (const char *, const char *, FILE *))                                       \
+    X(FILE *, freopen64, (const char *, const char *, FILE *))                                     \
+    X(int, dup, (int))                                                                             \
+    X(int, dup2, (int, int))                                                                       \
+    X(int, dup3, (int, int, int))                                                                  \
+    X(int, fcntl, (int, int, ...))                                                                 \
+    X(int, fcntl64, (int, int, ...))                                                               \
+    X(int, ioctl, (int, unsigned long, ...))                                                       \
+    X(ssize_t, sendmsg, (int, const struct msghdr *, int))                                         \
+    X(int, sendmmsg, (int, struct mmsghdr *, unsigned, int))                                       \
+    X(ssize_t, recvmsg, (int, struct msghdr *, int))                                               \
+    X(int, recvmmsg, (int, struct mmsghdr *, unsigned, int, struct timespec *))                    \
+    X(int, epoll_ctl, (int, int, int, struct epoll_event *))                                       \
+    X(int, epoll_wait, (int, struct epoll_event *, int, int))                                      \
+    X(int, epoll_pwait, (int, struct epoll_event *, int, int, const sigset_t *))                   \
+    X(int, epoll_pwait2,                                                                           \
+      (int, struct epoll_event *, int, const struct timespec *, const sigset_t *))                 \
+    X(int, poll, (struct pollfd *, nfds_t, int))                                                   \
+    X(int, ppoll, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))            \
+    X(int, __poll_chk, (struct pollfd *, nfds_t, int, size_t))                                     \
+    X(int, __ppoll_chk,                                                                            \
+      (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t))                \
+    X(int, select, (int, fd_set *, fd_set *, fd_set *, struct timeval *))                          \
+    X(int, pselect,                                                                                \
+      (int, fd_set *, fd_set *, fd_set *, const struct timespec *, const sigset_t *))              \
+    X(pid_t, fork, (void))                                                                         \
+    X(pid_t, _Fork, (void))                                                                        \
+    X(int, posix_spawn,                                                                            \
+      (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,       \
+       char *const[], char *const[]))                                                              \
+    X(int, posix_spawnp,                                                                           \
+      (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,       \
+       char *const[], char *const[]))                                                              \
+    X(int, system, (const char *))                                                                 \
+    X(FILE *, popen, (const char *, const char *))                                                 \
+    X(int, sigaction, (int, const struct sigaction *, struct sigaction *))                         \
+    X(signal_handler, signal, (int, signal_handler))                                               \
+    X(long, syscall, (long, ...))
+
+struct real_functions {
+#define REAL_MEMBER(type, name, arguments) type(*name) arguments;
+    REAL_FUNCTIONS(REAL_MEMBER)
+#undef REAL_MEMBER
+};
+
+extern struct real_functions real_functions;
+
+/* Binds every function. Idempotent; safe before constructors and from several threads. */
+void real_bind(void);
+
+/* The real function `name`, bound on first use. */
+#define REAL(name)                                                                                 \
+    (__builtin_expect(real_functions.name != NULL, 1) ? real_functions.name                        \
+                                                      : (real_bind(), real_functions.name))
+
+#endif

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The control segment: one file per service, mapped by its processes and by bpctl.
+ *
+ * This is the only place that knows its layout. Everything in it is a fixed-size table of lock-free
+ * atomics. A server can scribble on it and bpctl runs as root, so whoever reads an index, a length
+ * or a string from it bounds that first.
+ */
+#ifndef BACKPRESSURE_SEGMENT_H
+#define BACKPRESSURE_SEGMENT_H
+
+#include "gauge.h"
+#include "limits.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
+#define SEGMENT_VERSION 1
+#define SEGMENT_CONNS 65536
+#define SEGMENT_PEERS 65536
+#define SEGMENT_PROCESSES 2048
+#define SEGMENT_LISTENERS 256
+#define SEGMENT_EVENTS 2048
+#define SEGMENT_EVENT_TEXT 88
+#define SEGMENT_ADDRESS_MAX 120
+
+/* What is counted, in each process and in the service. */
+enum counter {
+    COUNTER_CONNS_PEAK,
+    COUNTER_ACCEPTED,
+    COUNTER_HELD,
+    COUNTER_SHED_BUSY,
+    COUNTER_SHED_RESET,
+    COUNTER_SHED_LATE,
+    COUNTER_BUFFER,
+    COUNTER_BUFFER_PEAK,
+    COUNTER_READS_PAUSED,
+    COUNTER_STALLS_RESET,
+    COUNTER_CONNECTS,
+    COUNTER_CONNECT_RETRIES,
+    COUNTER_EXEMPTED,    /* admitted without being counted */
+    COUNTER_FOUND,       /* slots whose close the shim never saw, found again */
+    COUNTER_UNTRACKED,   /* admitted although a table was full */
+    COUNTERS
+};
+
+/* A connection slot's life: its state word is `generation << 2 | conn_phase`. */
+enum conn_phase { CONN_FREE, CONN_OPENING, CONN_OPEN, CONN_CLOSING };
+
+/* Flags of an open connection. */
+enum {
+    CONN_SHARED = 1,  /* a holder may exist that no process table entry names */
+    CONN_FOREIGN = 2, /* lives in a network namespace that the service's audits do not see */
+    CONN_UNIX = 4,
+};
+
+#define CONN_HOLDERS 4 /* process indexes that fit in one word */
+
+struct segment_conn {
+    _Atomic uint64_t holders; /* CONN_HOLDERS times 16 bits: process index + 1, or 0 */
+    _Atomic uint64_t cookie;  /* the kernel's SO_COOKIE */
+    _Atomic uint64_t accepted_ns;
+    _Atomic uint32_t peer; /* index + 1 in peers, or 0 */
+    _Atomic uint32_t flags;
+};
+
+/* One client address; a count of 0 makes the entry free for another. */
+struct segment_peer {
+    _Atomic uint64_t key[2];
+    struct gauge conns;
+};
+
+enum process_phase { PROCESS_FREE, PROCESS_CLAIMED, PROCESS_LIVE, PROCESS_REAPING };
+
+/* The process was in another network namespace than the service when it joined. */
+enum { PROCESS_FOREIGN = 1 };
+
+struct segment_process {
+    _Atomic uint64_t identity; /* generation << 40 | phase << 32 | pid */
+    _Atomic uint64_t since_ns; /* when the phase began; CLOCK_MONOTONIC */
+    _Atomic uint64_t command[2];
+    struct gauge conns;
+    _Atomic uint32_t pending; /* changes under way: see connections.h */
+    _Atomic uint32_t flags;   /* PROCESS_FOREIGN */
+    _Atomic uint64_t counter[COUNTERS];
+    _Atomic uint64_t override_mask; /* a bit for each limit set for this process alone */
+    _Atomic uint64_t override[LIMIT_KEYS];
+};
+
+struct segment_listener {
+    _Atomic uint64_t cookie;
+    _Atomic uint64_t lock; /* who accepts just now: see accepting.c */
+    _Atomic uint32_t pid;  /* who registered it last */
+    _Atomic uint32_t asked_backlog;
+    _Atomic uint32_t gated; /* a SYN gate is attached */
+    _Atomic uint32_t gated_once; /* what it accepts may have inherited the gate */
+    _Atomic uint64_t address[SEGMENT_ADDRESS_MAX / 8];
+};
+
+enum event_kind {
+    EVENT_STARTED,
+    EVENT_SET,
+    EVENT_PAUSED,
+    EVENT_RESUMED,
+    EVENT_DRAINING,
+    EVENT_HELD,
+    EVENT_SHED_BUSY,
+    EVENT_SHED_RESET,
+    EVENT_FOUND,
+    EVENT_PROCESS_GONE,
+    EVENT_TABLE_FULL,
+    EVENT_GATED,
+    EVENT_UNGATED,
+    EVENT_KINDS
+};
+
+struct segment_event {
+    _Atomic uint64_t ticket; /* number of the event + 1, or 0 while it is written */
+    _Atomic uint64_t time_ns; /* CLOCK_REALTIME */
+    _Atomic uint32_t kind;
+    _Atomic uint32_t pid;
+    _Atomic uint64_t amount;
+    _Atomic uint64_t text[SEGMENT_EVENT_TEXT / 8];
+};
+
+enum admission_switch { ADMISSION_OPEN, ADMISSION_PAUSED, ADMISSION_DRAINING };
+
+#define SEGMENT_LIMIT_WORDS (sizeof(struct limits) / sizeof(uint64_t))
+
+struct segment {
+    _Atomic uint64_t magic; /* written last, and checked before every admission */
+    _Atomic uint32_t version;
+    _Atomic uint32_t creator;
+    _Atomic uint64_t size;
+    _Atomic uint64_t created_ns; /* CLOCK_REALTIME */
+    _Atomic uint64_t network;    /* inode of the network namespace */
+    _Atomic uint64_t pid_namespace;
+    _Atomic uint32_t limits_sequence; /* odd while bpctl writes */
+    _Atomic uint32_t admission;       /* enum admission_switch */
+    _Atomic uint32_t room;            /* futex: moves whenever a slot may have become free */
+    _Atomic uint32_t room_awaited;    /* somebody sleeps on it */
+    _Atomic uint64_t rate_next_ns;    /* token bucket, as the theoretical arrival time */
+    _Atomic uint64_t audit_next_ns;   /* when the next dump of the kernel's sockets may start */
+    _Atomic uint64_t watch_until_ns;  /* somebody looks for dead processes until then */
+    _Atomic uint64_t peers_lock;
+    _Atomic uint32_t processes_used; /* no index at or above it was ever used */
+    _Atomic uint32_t conns_used;
+    _Atomic uint32_t conns_cursor;
+    _Atomic uint32_t listeners_used;
+    struct gauge conns;
+    _Atomic uint64_t retired[COUNTERS]; /* from processes that are gone */
+    _Atomic uint64_t conns_peak;
+    _Atomic uint64_t events_next;
+    _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS]; /* struct limits, word by word */
+    struct segment_listener listener[SEGMENT_LISTENERS];
+    struct segment_event event[SEGMENT_EVENTS];
+    struct segment_process process[SEGMENT_PROCESSES];
+    _Atomic uint32_t conn_state[SEGMENT_CONNS];
+    struct segment_conn conn[SEGMENT_CONNS];
+    struct segment_peer peer[SEGMENT_PEERS];
+};
+
+_Static_assert(sizeof(struct limits) % sizeof(uint64_t) == 0, "published word by word");
+_Static_assert(SEGMENT_PROCESSES < UINT16_MAX, "a holder has 16 bits");
+
+static inline unsigned conn_phase(uint32_t state)
+{
+    return state & 3;
+}
+
+static inline uint32_t process_pid(uint64_t identity)
+{
+    return (uint32_t)identity;
+}
+
+static inline unsigned process_phase(uint64_t identity)
+{
+    return identity >> 32 & 0xff;
+}
+
+/* A new identity for the entry that had `before`; the generation tells them apart. */
+static inline uint64_t process_identity(uint64_t before, enum process_phase phase, uint32_t pid)
+{
+    return ((before >> 40) + 1) << 40 | (uint64_t)phase << 32 | pid;
+}
+
+enum segment_result {
+    SEGMENT_OK,
+    SEGMENT_ABSENT,       /* no such service */
+    SEGMENT_DENIED,       /* it belongs to somebody else */
+    SEGMENT_DAMAGED,      /* truncated or overwritten */
+    SEGMENT_OTHER_VERSION,
+    SEGMENT_FAILED, /* errno tells */
+};
+
+#define SEGMENT_PATH_MAX 256
+
+/*
+ * The directory of the segments of user `uid`: $BACKPRESSURE_DIR, or /dev/shm/backpressure.UID. With
+ * `create`, makes it (0700). Returns SEGMENT_DENIED when what is there is not a directory of that
+ * user which others cannot write to, so that nobody can squat on the name.
+ */
+enum segment_result segment_directory(uid_t uid, bool create, char *out, size_t size);
+
+/*
+ * Joins the service `name` of the calling user, or creates it with `limits` when it does not exist
+ * or none of its processes lives. Stores the mapping, which the caller unmaps or keeps, and
+ * whether it was created. `why` gets a line on failure.
+ */
+enum segment_result segment_join(const char *name, const struct limits *limits,
+                                 struct segment **segment, bool *created, char *why,
+                                 size_t why_size);
+
+/* Maps an existing segment file by path for reading and writing, checking owner, size and header. */
+enum segment_result segment_open(const char *path, struct segment **segment, int *fd);
+
+/* Whether the header is intact. One load and a comparison: cheap enough for every admission. */
+static inline bool segment_intact(const struct segment *segment)
+{
+    return atomic_load_explicit(&segment->magic, memory_order_relaxed) == SEGMENT_MAGIC;
+}
+
+/* One limit of the service, without copying the rest. */
+static inline uint64_t segment_limit(const struct segment *segment, enum limit_key key)
+{
+    return atomic_load_explicit(&segment->limit[offsetof(struct limits, value) / 8 + key],
+                                memory_order_relaxed);
+}
+
+/* One limit as it holds for a process: its own, or the service's. */
+static inline uint64_t segment_process_limit(const struct segment *segment,
+                                             const struct segment_process *process,
+                                             enum limit_key key)
+{
+    if (atomic_load_explicit(&process->override_mask, memory_order_relaxed) >> key & 1)
+        return atomic_load_explicit(&process->override[key], memory_order_relaxed);
+    return segment_limit(segment, key);
+}
+
+/* Copies all limits, consistently; every member of the copy is within its bounds. */
+void segment_read_limits(const struct segment *segment, struct limits *limits);
+
+/* Publishes limits. Callers hold the lock on the segment's file (segment_lock). */
+void segment_write_limits(struct segment *segment, const struct limits *limits);
+
+/* Adds an event. Lock-free and bounded; `text` is cut to what fits. */
+void segment_event(struct segment *segment, enum event_kind kind, uint32_t pid, uint64_t amount,
+                   const char *text);
+
+/* Whether a process of the service is alive: its pid exists and was not reused. */
+bool segment_process_alive(const struct segment_process *process);
+
+/* Whether the process still runs; a zombie, whose descriptors are closed, does not. */
+bool process_running(uint32_t pid);
+
+/* Copies `length` bytes, a multiple of 8, between plain memory and the segment's words. */
+void words_store(_Atomic uint64_t *to, const void *from, size_t length);
+void words_load(void *to, const _Atomic uint64_t *from, size_t length);
+
+uint64_t monotonic_ns(void);
+
+/* Wakes those who wait for a slot: call after one became free or a limit was raised. */
+void segment_wake(struct segment *segment, bool everybody);
+
+#endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The service that this process belongs to: its segment, and the process's own entry in it.
+ */
+#ifndef BACKPRESSURE_SERVICE_H
+#define BACKPRESSURE_SERVICE_H
+
+#include "segment.h"
+
+#include <pthread.h>
+
+struct service {
+    struct segment *segment;
+    _Atomic bool active;
+    uint32_t self; /* index of this process; 0 is shared by those that found the table full */
+    uint32_t pid;
+    bool foreign_network;
+};
+
+extern struct service service;
+
+/*
+ * Set while a vfork child runs on this thread's stack, in its parent's memory: what it does to its
+ * own descriptors must not reach the parent's tables.
+ */
+extern _Thread_local bool in_vfork_child __attribute__((tls_model("initial-exec")));
+
+/* Whether the shim does anything at all here. False before it joined, and after it detached. */
+static inline bool service_active(void)
+{
+    return atomic_load_explicit(&service.active, memory_order_relaxed);
+}
+
+static inline struct segment_process *service_self(void)
+{
+    return &service.segment->process[service.self];
+}
+
+static inline void service_count(enum counter counter, uint64_t amount)
+{
+    atomic_fetch_add_explicit(&service_self()->counter[counter], amount, memory_order_relaxed);
+}
+
+/* A limit as it holds for this process. */
+static inline uint64_t service_limit(enum limit_key key)
+{
+    return segment_process_limit(service.segment, service_self(), key);
+}
+
+/* Records an event of this process. */
+void service_event(enum event_kind kind, uint64_t amount, const char *text);
+
+/* Joins the service that the environment names; on failure says so in one line and stays off. */
+void service_start(void);
+
+/*
+ * Lets go of a segment that was damaged: private zeroes take its place, so that every later access is
+ * harmless, and the program goes on without limits. Async-signal-safe. Says `why` once.
+ */
+void service_detach(const char *why);
+
+/* One line on stderr, `backpressure: ...`. Async-signal-safe. */
+void service_say(const char *text, const char *detail);
+
+#endif
