@@ -4,6 +4,7 @@
 #include "audit.h"
 #include "readiness.h"
 #include "service.h"
+#include "real.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -244,7 +245,7 @@ static void lock_peers(void)
             return;
         }
         none = 0;
-        syscall(SYS_sched_yield);
+        kernel_call(SYS_sched_yield);
     }
 }
 
@@ -266,7 +267,7 @@ static enum peer_result peer_insert(struct peer_key key, uint32_t *out)
     return PEER_ABSENT;
 }
 
-bool connections_reserve_peer(struct peer_key key, uint32_t *peer)
+bool connections_reserve_peer(struct peer_key key, bool certain, uint32_t *peer)
 {
     *peer = 0;
     if (!service_active() || (key.word[0] == 0 && key.word[1] == 0))
@@ -280,7 +281,7 @@ bool connections_reserve_peer(struct peer_key key, uint32_t *peer)
             result = peer_insert(key, peer);
         atomic_store(&service.segment->peers_lock, 0);
     }
-    if (result == PEER_FULL) {
+    if (result == PEER_FULL && certain) {
         audit_run();
         audit_peer(*peer - 1);
         result = peer_take(key, ceiling, peer);
@@ -299,6 +300,24 @@ static void peer_give(uint32_t peer)
 void connections_cancel_peer(uint32_t peer)
 {
     peer_give(peer);
+}
+
+bool connections_peer_has_room(struct peer_key key)
+{
+    uint64_t ceiling = segment_limit(service.segment, LIMIT_PEER_CONNS);
+    uint32_t start = peer_start(key);
+    if (ceiling == LIMIT_OFF || (key.word[0] == 0 && key.word[1] == 0))
+        return true;
+    for (uint32_t i = 0; i < PEER_PROBES; i++) {
+        const struct segment_peer *peer = &service.segment->peer[(start + i) % SEGMENT_PEERS];
+        if (gauge_count(&peer->conns) > 0 && peer_is(peer, key)) {
+            if (gauge_count(&peer->conns) < ceiling)
+                return true;
+            audit_peer((start + i) % SEGMENT_PEERS);
+            return gauge_count(&peer->conns) < ceiling;
+        }
+    }
+    return true;
 }
 
 /* --- slots --- */

@@ -46,9 +46,15 @@ struct peer_key {
 };
 struct peer_key connections_peer_key(const struct sockaddr_storage *address);
 
-/* Reserves a place under peer-conns; `peer` gets what connections_commit wants. */
-bool connections_reserve_peer(struct peer_key key, uint32_t *peer);
+/*
+ * Reserves a place under peer-conns; `peer` gets what connections_commit wants. With `certain`, a
+ * count that says no is compared with the kernel first, when that is due.
+ */
+bool connections_reserve_peer(struct peer_key key, bool certain, uint32_t *peer);
 void connections_cancel_peer(uint32_t peer);
+
+/* What connections_reserve_peer would say now, by the count alone. */
+bool connections_peer_has_room(struct peer_key key);
 
 /* Fills the reserved slot with the accepted `fd`, and tracks it. */
 void connections_commit(int fd, int family, uint32_t peer);

@@ -6,11 +6,14 @@
 #include "readiness.h"
 #include "service.h"
 #include "shedding.h"
+#include "waiting_room.h"
+#include "real.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -40,6 +43,7 @@ static void gone(int fd, descriptor what, const struct departure *departure)
         break;
     case DESCRIPTOR_OWN:
         shedding_forget(fd);
+        waiting_room_forget(fd);
         break;
     case DESCRIPTOR_NONE:
         break;
@@ -99,7 +103,7 @@ int descriptor_close(int fd, int (*close_real)(int fd, void *context), void *con
 static int close_raw(int fd, void *context)
 {
     (void)context;
-    return (int)syscall(SYS_close, fd);
+    return (int)kernel_call(SYS_close, fd);
 }
 
 void descriptors_close_range(unsigned first, unsigned last)
@@ -152,13 +156,28 @@ int descriptor_dup2(int from, int to, int (*dup_real)(int, int, void *), void *c
     return result;
 }
 
+int descriptor_move_high(int fd)
+{
+    struct rlimit limit;
+    int high = fd;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        int most = limit.rlim_cur < DESCRIPTORS_MAX ? (int)limit.rlim_cur : DESCRIPTORS_MAX;
+        high = (int)kernel_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, most - most / 4);
+    }
+    if (high < 0 || high == fd)
+        return fd;
+    kernel_call(SYS_close, fd);
+    descriptor_put(high, 0); /* the trace of an unseen close, if there is one */
+    return high;
+}
+
 void descriptor_adopt(int fd)
 {
     int value = 0;
     socklen_t length = sizeof value;
     int saved = errno;
 
-    if (syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &value, &length) == 0 &&
+    if (kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &value, &length) == 0 &&
         value == SOCK_STREAM && listeners_learn(fd) < 0) {
         uint64_t cookie = sockdiag_cookie(fd);
         if (cookie)
@@ -185,12 +204,12 @@ void descriptors_adopt_all(void)
             descriptor_adopt(fd);
         return;
     }
-    while ((got = syscall(SYS_getdents64, directory, buffer, sizeof buffer)) > 0) {
+    while ((got = kernel_call(SYS_getdents64, directory, buffer, sizeof buffer)) > 0) {
         for (long offset = 0; offset < got; offset += entry->length) {
             entry = (void *)(buffer + offset);
             if (entry->name[0] != '.')
                 descriptor_adopt(atoi(entry->name));
         }
     }
-    syscall(SYS_close, directory);
+    kernel_call(SYS_close, directory);
 }

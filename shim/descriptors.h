@@ -82,6 +82,12 @@ int descriptor_dup2(int from, int to, int (*dup_real)(int from, int to, void *co
                     void *context);
 void descriptor_duplicated(int from, int to);
 
+/*
+ * Moves a descriptor of the shim's own (FD_CLOEXEC) to a high number, so that programs which use
+ * select find the low ones free. Returns the new number, or `fd` when there is none.
+ */
+int descriptor_move_high(int fd);
+
 /* Finds out what an inherited or received descriptor is, and tracks it. */
 void descriptor_adopt(int fd);
 

@@ -3,8 +3,10 @@
 
 #include "connections.h"
 #include "descriptors.h"
+#include "readiness.h"
 #include "real.h"
 #include "service.h"
+#include "waiting_room.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,8 +20,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define LISTENERS_MAX 256
-
 static struct listener listeners[LISTENERS_MAX];
 static _Atomic uint32_t listeners_end;
 static _Atomic uint64_t seen_configuration = UINT64_MAX;
@@ -28,7 +28,7 @@ static int option(int fd, int name)
 {
     int value = 0;
     socklen_t length = sizeof value;
-    return syscall(SYS_getsockopt, fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+    return kernel_call(SYS_getsockopt, fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
 /* The kernel lets n + 1 connections wait after listen(fd, n): sk_acceptq_is_full() compares with >. */
@@ -52,7 +52,7 @@ static void describe(int fd, int family, char out[SEGMENT_ADDRESS_MAX])
     char text[INET6_ADDRSTRLEN] = "?";
 
     memset(out, 0, SEGMENT_ADDRESS_MAX);
-    if (syscall(SYS_getsockname, fd, &address, &length) < 0)
+    if (kernel_call(SYS_getsockname, fd, &address, &length) < 0)
         return;
     if (family == AF_INET) {
         inet_ntop(AF_INET, &address.in.sin_addr, text, sizeof text);
@@ -148,12 +148,22 @@ void listeners_retain(uint32_t index)
 
 void listeners_closed(int fd, uint32_t index)
 {
-    (void)fd;
-    if (index < LISTENERS_MAX)
-        atomic_fetch_sub(&listeners[index].references, 1);
+    readiness_listener_closed(fd);
+    if (index < LISTENERS_MAX && atomic_fetch_sub(&listeners[index].references, 1) == 1)
+        waiting_room_close(index);
 }
 
-static struct listener *tracked(int fd)
+uint32_t listeners_index(const struct listener *listener)
+{
+    return (uint32_t)(listener - listeners);
+}
+
+bool listeners_exist(void)
+{
+    return atomic_load_explicit(&listeners_end, memory_order_relaxed) != 0;
+}
+
+struct listener *listeners_tracked(int fd)
 {
     descriptor what = descriptor_at(fd);
     return descriptor_kind(what) == DESCRIPTOR_LISTENER ? &listeners[descriptor_index(what)] : NULL;
@@ -161,26 +171,32 @@ static struct listener *tracked(int fd)
 
 void listeners_reread(int fd)
 {
-    struct listener *listener = tracked(fd);
+    struct listener *listener = listeners_tracked(fd);
     struct timeval timeout = {0};
     socklen_t length = sizeof timeout;
 
     if (!listener)
         return;
     int saved = errno;
-    long flags = syscall(SYS_fcntl, fd, F_GETFL);
+    long flags = kernel_call(SYS_fcntl, fd, F_GETFL);
     atomic_store(&listener->nonblocking, flags >= 0 && flags & O_NONBLOCK);
-    syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, &length);
+    kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, &length);
     atomic_store(&listener->receive_timeout_ns,
                  (uint64_t)timeout.tv_sec * 1000000000 + (uint64_t)timeout.tv_usec * 1000);
     errno = saved;
 }
 
-void listeners_filtered(int fd, bool own_filter)
+void listeners_option_set(int fd, int name)
 {
-    struct listener *listener = tracked(fd);
-    if (listener)
-        atomic_store(&listener->own_filter, own_filter);
+    struct listener *listener = listeners_tracked(fd);
+    if (!listener)
+        return;
+    if (name == SO_ATTACH_FILTER || name == SO_ATTACH_BPF)
+        atomic_store(&listener->own_filter, 1);
+    else if (name == SO_DETACH_FILTER)
+        atomic_store(&listener->own_filter, 0);
+    else if (name == SO_RCVTIMEO_OLD || name == SO_RCVTIMEO_NEW)
+        listeners_reread(fd);
 }
 
 int listeners_listen(int fd, int backlog)
@@ -212,7 +228,7 @@ static void detach_filter(int fd)
 {
     int unused = 0;
     int saved = errno;
-    syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused);
+    kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused);
     errno = saved;
 }
 
@@ -226,7 +242,7 @@ static void shut_gate(struct listener *listener, int fd)
     if (!atomic_compare_exchange_strong(&listener->shared->gated, &open, 1))
         return;
     atomic_store(&listener->shared->gated_once, 1);
-    if (syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
+    if (kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
         atomic_store(&listener->shared->gated, 0);
     else if (!atomic_load(&listener->shared->gated))
         detach_filter(fd); /* opened by another process in between */
@@ -248,7 +264,7 @@ void listeners_gate(bool room)
         return;
     int end = descriptors_end(), saved = errno;
     for (int fd = 0; fd < end; fd++) {
-        struct listener *listener = tracked(fd);
+        struct listener *listener = listeners_tracked(fd);
         if (!listener || !listener->shared || listener->family == AF_UNIX ||
             atomic_load(&listener->own_filter))
             continue;
@@ -289,9 +305,9 @@ void listeners_refresh(void)
         return;
     int end = descriptors_end(), saved = errno;
     for (int fd = 0; fd < end && before != UINT64_MAX; fd++) {
-        struct listener *listener = tracked(fd);
+        struct listener *listener = listeners_tracked(fd);
         if (listener && listener->shared && atomic_load(&listener->shared->asked_backlog))
-            syscall(SYS_listen, fd,
+            kernel_call(SYS_listen, fd,
                     kernel_backlog((int)atomic_load(&listener->shared->asked_backlog)));
     }
     listeners_gate(connections_room() == RESERVED);

@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define LISTENERS_MAX 256 /* of one process */
+
 struct listener {
     _Atomic uint32_t references; /* descriptors of this process; 0: the entry is free */
     int family;
@@ -30,12 +32,21 @@ int listeners_learn(int fd);
 /* The listener at `fd`, learned now if need be; NULL when it is none. */
 struct listener *listeners_at(int fd);
 
+/* The same, by the table alone. */
+struct listener *listeners_tracked(int fd);
+uint32_t listeners_index(const struct listener *listener);
+
+/* Whether this process has any. */
+bool listeners_exist(void);
+
 void listeners_retain(uint32_t index);
 void listeners_closed(int fd, uint32_t index);
 
-/* After fcntl, ioctl or setsockopt touched a listener: reads again what accept goes by. */
+/* After fcntl or ioctl touched a listener: reads again what accept goes by. */
 void listeners_reread(int fd);
-void listeners_filtered(int fd, bool own_filter);
+
+/* After setsockopt set the SOL_SOCKET option `name`. */
+void listeners_option_set(int fd, int name);
 
 /* Brings backlogs and gates in line when limits changed since the last call: one load if not. */
 void listeners_refresh(void);

@@ -2,6 +2,7 @@
 #include "processes.h"
 
 #include "connections.h"
+#include "real.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -23,8 +24,8 @@ static void read_command(char command[16])
     int fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
-    ssize_t length = syscall(SYS_read, fd, command, 15);
-    syscall(SYS_close, fd);
+    ssize_t length = kernel_call(SYS_read, fd, command, 15);
+    kernel_call(SYS_close, fd);
     if (length > 0 && command[length - 1] == '\n')
         command[length - 1] = '\0';
 }

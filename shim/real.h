@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 
 typedef void (*signal_handler)(int);
@@ -80,5 +81,8 @@ void real_bind(void);
 #define REAL(name)                                                                                 \
     (__builtin_expect(real_functions.name != NULL, 1) ? real_functions.name                        \
                                                       : (real_bind(), real_functions.name))
+
+/* A system call past everything that is interposed, libc's `syscall` included. Arguments as there. */
+#define kernel_call(...) (REAL(syscall)(__VA_ARGS__))
 
 #endif

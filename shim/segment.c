@@ -4,6 +4,7 @@
  * inside the shim its own housekeeping must not pass through the shim.
  */
 #include "segment.h"
+#include "real.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +25,7 @@
 static void close_quietly(int fd)
 {
     int saved = errno;
-    syscall(SYS_close, fd);
+    kernel_call(SYS_close, fd);
     errno = saved;
 }
 
@@ -273,14 +274,14 @@ bool process_running(uint32_t pid)
     if (pid == 0 || pid > INT32_MAX)
         return false;
     /* A pidfd polls readable once the process has ended, reaped or not: pidfd_open(2). */
-    int fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+    int fd = (int)kernel_call(SYS_pidfd_open, (pid_t)pid, 0);
     if (fd < 0)
         return errno == EINVAL || errno == ESRCH
                    ? false
-                   : syscall(SYS_kill, (pid_t)pid, 0) == 0 || errno == EPERM;
+                   : kernel_call(SYS_kill, (pid_t)pid, 0) == 0 || errno == EPERM;
     struct pollfd ended = {.fd = fd, .events = POLLIN};
     struct timespec now = {0, 0};
-    long ready = syscall(SYS_ppoll, &ended, 1, &now, NULL, 0);
+    long ready = kernel_call(SYS_ppoll, &ended, 1, &now, NULL, 0);
     close_quietly(fd);
     return ready != 1;
 }
@@ -300,7 +301,7 @@ void segment_wake(struct segment *segment, bool everybody)
         int saved = errno;
         /* Cleared first: who goes to sleep after this sets it again. */
         atomic_store(&segment->room_awaited, 0);
-        if (syscall(SYS_futex, &segment->room, FUTEX_WAKE, everybody ? INT_MAX : 1, NULL, NULL,
+        if (kernel_call(SYS_futex, &segment->room, FUTEX_WAKE, everybody ? INT_MAX : 1, NULL, NULL,
                     0) > 0 &&
             !everybody)
             atomic_store(&segment->room_awaited, 1); /* there may be more than the one woken */

@@ -20,10 +20,10 @@ struct service {
 extern struct service service;
 
 /*
- * Set while a vfork child runs on this thread's stack, in its parent's memory: what it does to its
+ * Not 0 while a vfork child runs on this thread's stack, in its parent's memory: what it does to its
  * own descriptors must not reach the parent's tables.
  */
-extern _Thread_local bool in_vfork_child __attribute__((tls_model("initial-exec")));
+extern _Thread_local int in_vfork_child __attribute__((tls_model("initial-exec")));
 
 /* Whether the shim does anything at all here. False before it joined, and after it detached. */
 static inline bool service_active(void)

@@ -61,8 +61,8 @@ struct watch {
 static void end_watch(void *argument)
 {
     struct watch *watch = argument;
-    syscall(SYS_close, watch->fd);
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &watch->before, NULL, sizeof watch->before);
+    kernel_call(SYS_close, watch->fd);
+    kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, &watch->before, NULL, sizeof watch->before);
 }
 
 /*
@@ -72,17 +72,18 @@ static void end_watch(void *argument)
 static enum wait_result poll_watching(int fd, int timeout_ms)
 {
     uint64_t caught = atomic_load(&restarting) | atomic_load(&interrupting), pending = 0;
+    struct pollfd fds[] = {{.fd = fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
     struct watch watch;
     int ready;
 
-    syscall(SYS_rt_sigprocmask, SIG_BLOCK, &caught, &watch.before, sizeof caught);
+    kernel_call(SYS_rt_sigprocmask, SIG_BLOCK, &caught, &watch.before, sizeof caught);
     caught &= ~watch.before; /* what the program blocks itself stays none of our business */
-    watch.fd = (int)syscall(SYS_signalfd4, -1, &caught, sizeof caught, SOCK_CLOEXEC);
+    watch.fd = (int)kernel_call(SYS_signalfd4, -1, &caught, sizeof caught, SOCK_CLOEXEC);
     pthread_cleanup_push(end_watch, &watch);
-    struct pollfd fds[] = {{.fd = fd, .events = POLLIN}, {.fd = watch.fd, .events = POLLIN}};
+    fds[1].fd = watch.fd;
     ready = REAL(poll)(fds, 2, timeout_ms);
     if (ready > 0 && fds[0].revents == 0)
-        syscall(SYS_rt_sigpending, &pending, sizeof pending);
+        kernel_call(SYS_rt_sigpending, &pending, sizeof pending);
     pthread_cleanup_pop(1); /* handlers run here */
     if (ready == 0)
         return WAIT_TIMED_OUT;

@@ -3,6 +3,7 @@
  * Linked into bpctl too. Raw system calls: nothing here may pass through the interposed symbols.
  */
 #include "sockdiag.h"
+#include "real.h"
 
 #include <errno.h>
 #include <linux/inet_diag.h>
@@ -31,13 +32,13 @@ struct request {
 
 static int diag_open(void)
 {
-    return (int)syscall(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    return (int)kernel_call(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 }
 
 static void diag_close(int fd)
 {
     int saved = errno;
-    syscall(SYS_close, fd);
+    kernel_call(SYS_close, fd);
     errno = saved;
 }
 
@@ -46,7 +47,7 @@ static bool diag_send(int fd, struct request *request, size_t body, uint16_t fla
     request->header.nlmsg_len = (uint32_t)(sizeof request->header + body);
     request->header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
     request->header.nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags);
-    return syscall(SYS_sendto, fd, request, request->header.nlmsg_len, 0, NULL, 0) ==
+    return kernel_call(SYS_sendto, fd, request, request->header.nlmsg_len, 0, NULL, 0) ==
            (long)request->header.nlmsg_len;
 }
 
@@ -54,7 +55,7 @@ static long diag_receive(int fd, void *answer, size_t size)
 {
     long got;
     do {
-        got = syscall(SYS_recvfrom, fd, answer, size, 0, NULL, NULL);
+        got = kernel_call(SYS_recvfrom, fd, answer, size, 0, NULL, NULL);
     } while (got < 0 && errno == EINTR);
     return got;
 }
@@ -68,7 +69,7 @@ uint64_t sockdiag_cookie(int fd)
 {
     uint64_t cookie = 0;
     socklen_t length = sizeof cookie;
-    if (syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0)
+    if (kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0)
         return 0;
     return cookie;
 }
@@ -95,13 +96,13 @@ void sockdiag_note(int fd, struct sockdiag_socket *out)
 
     memset(out, 0, sizeof *out);
     out->cookie = sockdiag_cookie(fd);
-    if (!out->cookie || syscall(SYS_getsockname, fd, &local, &local_length) < 0)
+    if (!out->cookie || kernel_call(SYS_getsockname, fd, &local, &local_length) < 0)
         return;
     if (local.ss_family == AF_UNIX) {
         if (fstat(fd, &status) < 0)
             return;
         out->inode = (uint32_t)status.st_ino;
-    } else if (syscall(SYS_getpeername, fd, &remote, &remote_length) < 0) {
+    } else if (kernel_call(SYS_getpeername, fd, &remote, &remote_length) < 0) {
         return; /* not connected any more: nothing to look it up by */
     }
     out->family = local.ss_family;

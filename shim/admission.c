@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "admission.h"
+
+#include "audit.h"
+#include "connections.h"
+#include "readiness.h"
+#include "real.h"
+#include "service.h"
+#include "shedding.h"
+#include "signals.h"
+#include "waiting_room.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MILLISECOND UINT64_C(1000000)
+#define NEVER UINT64_MAX
+/* A thread that waits for a slot looks itself so often, and audits; the futex wakes it sooner. */
+#define WATCHER_SLICE_NS (8 * MILLISECOND)
+#define SLEEPER_SLICE_NS (25 * MILLISECOND)
+#define ATTENDED_POLL_MS 8
+/* Longer than anybody holds a listener's lock: one that was stopped or killed inside is passed. */
+#define LOCK_PATIENCE_NS (20 * MILLISECOND)
+/* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn. */
+#define REFUSALS_PER_CALL 64
+/* So many EAGAINs without a wait in between are a loop that the shim cannot see into. */
+#define IDLE_ACCEPTS 16
+#define IDLE_NAP_NS (2 * MILLISECOND)
+
+struct admission {
+    int fd;
+    int flags;
+    struct sockaddr *address;
+    socklen_t *length;
+    struct listener *listener;
+    bool blocking;
+    uint64_t deadline_ns; /* NEVER without SO_RCVTIMEO */
+    unsigned refusals;
+};
+
+/* What one attempt came to, besides a descriptor. */
+enum { TRY_AGAIN = -2, MUST_WAIT = -3, NOBODY = -4 };
+
+static _Thread_local unsigned idle_accepts __attribute__((tls_model("initial-exec")));
+static _Atomic bool watched; /* a thread of this process is the one that audits */
+
+void admission_thread_waits(void)
+{
+    idle_accepts = 0;
+}
+
+static enum when_full when_full(void)
+{
+    return (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);
+}
+
+static bool anybody_exempt(void)
+{
+    return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
+}
+
+bool admission_visible(const struct listener *listener)
+{
+    enum reservation room = connections_room();
+    if (room == RESERVED)
+        return true;
+    if (room == RESERVATION_PAUSED)
+        return false;
+    if (when_full() != WHEN_FULL_HOLD)
+        return true; /* to be refused in accept */
+    return anybody_exempt() && waiting_room_has_space(listeners_index(listener));
+}
+
+bool admission_pending(const struct listener *listener)
+{
+    return waiting_room_occupied() && connections_room() == RESERVED &&
+           waiting_room_ready(listeners_index(listener));
+}
+
+void admission_attend(void)
+{
+    listeners_refresh();
+    shedding_attend();
+    if (connections_room() == RESERVATION_FULL)
+        audit_run();
+    if (listeners_gated())
+        listeners_gate(connections_room() == RESERVED);
+}
+
+bool admission_needs_attention(void)
+{
+    return shedding_lingering() || waiting_room_occupied() || listeners_gated();
+}
+
+/* --- one at a time between poll and accept, so that nobody blocks in accept with a slot reserved --- */
+
+static void lock_listener(struct listener *listener)
+{
+    if (!listener->shared)
+        return;
+    _Atomic uint64_t *lock = &listener->shared->lock;
+    uint64_t started = monotonic_ns(), holder = 0;
+    while (!atomic_compare_exchange_weak(lock, &holder, started)) {
+        if (holder && monotonic_ns() - started > LOCK_PATIENCE_NS &&
+            atomic_compare_exchange_strong(lock, &holder, started))
+            return;
+        holder = 0;
+        kernel_call(SYS_sched_yield);
+    }
+}
+
+static void unlock_listener(struct listener *listener)
+{
+    if (listener->shared)
+        atomic_store(&listener->shared->lock, 0);
+}
+
+static bool client_waits(int fd)
+{
+    struct pollfd listener = {.fd = fd, .events = POLLIN};
+    struct timespec now = {0, 0};
+    return kernel_call(SYS_ppoll, &listener, 1, &now, NULL, 0) > 0;
+}
+
+/* The kernel's accept, which must not be left half way: cancellation waits until it is accounted. */
+static int accept_real(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    return (int)kernel_call(SYS_accept4, fd, address, length, flags);
+}
+
+/* --- what becomes of an accepted connection --- */
+
+static bool is_exempt(const struct sockaddr_storage *from)
+{
+    uint8_t address[16] = {[10] = 0xff, [11] = 0xff};
+    if (!anybody_exempt())
+        return false;
+    if (from->ss_family == AF_INET)
+        memcpy(address + 12, &((const struct sockaddr_in *)from)->sin_addr, 4);
+    else if (from->ss_family == AF_INET6)
+        memcpy(address, &((const struct sockaddr_in6 *)from)->sin6_addr, 16);
+    else
+        return false;
+    struct limits limits;
+    segment_read_limits(service.segment, &limits);
+    return limits_exempt(&limits, address);
+}
+
+/* Hands the address out as accept(2) does: cut to the room there is, with its full length. */
+static void hand_out_address(const struct admission *admission,
+                             const struct sockaddr_storage *from, socklen_t from_length)
+{
+    if (!admission->address || !admission->length)
+        return;
+    socklen_t room = *admission->length;
+    memcpy(admission->address, from, room < from_length ? room : from_length);
+    *admission->length = from_length;
+}
+
+static void flags_for(int fd, int flags)
+{
+    if (!(flags & SOCK_CLOEXEC))
+        kernel_call(SYS_fcntl, fd, F_SETFD, 0);
+}
+
+/* Admits somebody from the waiting room, with the slot that is reserved; -1 when nobody can be. */
+static int admit_parked(const struct admission *admission)
+{
+    struct sockaddr_storage from = {0};
+    socklen_t length = sizeof from;
+    uint32_t peer;
+    int fd = waiting_room_next(listeners_index(admission->listener), &peer);
+    if (fd < 0)
+        return -1;
+    flags_for(fd, admission->flags);
+    if (kernel_call(SYS_getpeername, fd, &from, &length) < 0)
+        length = 0; /* the client has gone; accept(2) hands such connections out, too */
+    hand_out_address(admission, &from, length);
+    connections_commit(fd, admission->listener->family, peer);
+    return fd;
+}
+
+static int refuse(struct admission *admission, int fd, enum when_full how)
+{
+    shedding_refuse(fd, how);
+    admission->refusals++;
+    return TRY_AGAIN;
+}
+
+/* Over peer-conns: others must not wait behind it, so it cannot stay in the kernel's queue. */
+static int turn_away_peer(struct admission *admission, int fd, struct peer_key key)
+{
+    connections_cancel();
+    if (when_full() != WHEN_FULL_HOLD)
+        return refuse(admission, fd, when_full());
+    service_count(COUNTER_HELD, 1);
+    if (!waiting_room_park(listeners_index(admission->listener), fd, key))
+        return refuse(admission, fd, WHEN_FULL_RESET);
+    return TRY_AGAIN;
+}
+
+/* Accepts one. `reserved` tells whether there is a slot for it, or it came to be refused. */
+static int accept_one(struct admission *admission, bool reserved)
+{
+    struct sockaddr_storage from = {0};
+    socklen_t length = sizeof from;
+    struct listener *listener = admission->listener;
+    uint32_t peer;
+
+    int fd = accept_real(admission->fd, (struct sockaddr *)&from, &length, admission->flags);
+    if (fd < 0) {
+        int saved = errno;
+        if (reserved)
+            connections_cancel();
+        errno = saved;
+        return saved == EAGAIN ? NOBODY : -1;
+    }
+    listeners_ungate_accepted(listener, fd);
+    if (is_exempt(&from)) {
+        if (reserved)
+            connections_cancel();
+        descriptor_put(fd, 0);
+        service_count(COUNTER_EXEMPTED, 1);
+        hand_out_address(admission, &from, length);
+        return fd;
+    }
+    struct peer_key key = connections_peer_key(&from);
+    if (!reserved) {
+        if (when_full() != WHEN_FULL_HOLD)
+            return refuse(admission, fd, when_full());
+        if (!waiting_room_park(listeners_index(listener), fd, key))
+            return refuse(admission, fd, WHEN_FULL_RESET);
+        return TRY_AGAIN;
+    }
+    if (!connections_reserve_peer(key, true, &peer))
+        return turn_away_peer(admission, fd, key);
+    connections_commit(fd, listener->family, peer);
+    hand_out_address(admission, &from, length);
+    return fd;
+}
+
+/* No slot: holds, or accepts one that is to be refused, exempt or parked. */
+static int without_slot(struct admission *admission, enum reservation why)
+{
+    uint32_t index = listeners_index(admission->listener);
+    if (why == RESERVATION_PAUSED)
+        return MUST_WAIT;
+    if (why == RESERVATION_FULL && !connections_full_for_certain())
+        return connections_room() == RESERVED ? TRY_AGAIN : MUST_WAIT;
+    if (when_full() == WHEN_FULL_HOLD && !(anybody_exempt() && waiting_room_has_space(index)))
+        return MUST_WAIT;
+    if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
+        return MUST_WAIT;
+    return accept_one(admission, false);
+}
+
+/* With `client`, somebody waits in the kernel's queue: accept will not block. */
+static int attempt_with(struct admission *admission, bool client)
+{
+    enum reservation room = connections_reserve();
+    if (room != RESERVED)
+        return client ? without_slot(admission, room) : NOBODY;
+    int fd = waiting_room_occupied() ? admit_parked(admission) : -1;
+    if (fd >= 0)
+        return fd;
+    if (client)
+        return accept_one(admission, true);
+    connections_cancel();
+    return NOBODY;
+}
+
+static int attempt(struct admission *admission)
+{
+    int cancel_state, outcome = NOBODY;
+    bool client = true;
+
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    if (admission->blocking)
+        lock_listener(admission->listener);
+    /* A token of accept-rate is not to be taken, even for a moment, when there is nobody. */
+    if (admission->blocking || segment_limit(service.segment, LIMIT_ACCEPT_RATE) != LIMIT_OFF)
+        client = client_waits(admission->fd);
+    if (client || waiting_room_occupied())
+        outcome = attempt_with(admission, client);
+    if (admission->blocking)
+        unlock_listener(admission->listener);
+    pthread_setcancelstate(cancel_state, NULL);
+    return outcome;
+}
+
+/* --- waiting --- */
+
+static void futex_wait(uint32_t seen, uint64_t nanoseconds)
+{
+    struct timespec wait = {.tv_sec = (time_t)(nanoseconds / 1000000000),
+                            .tv_nsec = (long)(nanoseconds % 1000000000)};
+    atomic_store(&service.segment->room_awaited, 1);
+    errno = 0;
+    kernel_call(SYS_futex, &service.segment->room, FUTEX_WAIT, seen, &wait, NULL, 0);
+}
+
+static bool listener_broken(int fd)
+{
+    struct pollfd listener = {.fd = fd, .events = 0};
+    struct timespec now = {0, 0};
+    return kernel_call(SYS_ppoll, &listener, 1, &now, NULL, 0) > 0;
+}
+
+static int fail(int error)
+{
+    errno = error;
+    return -1;
+}
+
+static void record_hold(const struct admission *admission)
+{
+    static _Atomic uint64_t told_ns;
+    uint64_t now = monotonic_ns(), before = atomic_load(&told_ns);
+    char address[SEGMENT_ADDRESS_MAX] = "";
+
+    service_count(COUNTER_HELD, 1);
+    if ((before && now - before < 1000 * MILLISECOND) ||
+        !atomic_compare_exchange_strong(&told_ns, &before, now))
+        return;
+    if (admission->listener->shared)
+        words_load(address, admission->listener->shared->address, sizeof address);
+    service_event(EVENT_HELD, gauge_count(&service.segment->conns), address);
+}
+
+/* Waits for a slot, one slice. True when the wait goes on; otherwise errno is set. */
+static bool wait_slice(const struct admission *admission, bool *watcher)
+{
+    uint32_t seen = atomic_load(&service.segment->room);
+    uint64_t now = monotonic_ns(), slice;
+    bool nobody = false;
+
+    if (now >= admission->deadline_ns) {
+        errno = EAGAIN;
+        return false;
+    }
+    if (!*watcher)
+        *watcher = atomic_compare_exchange_strong(&watched, &nobody, true);
+    slice = *watcher || admission_needs_attention() ? WATCHER_SLICE_NS : SLEEPER_SLICE_NS;
+    if (slice > admission->deadline_ns - now)
+        slice = admission->deadline_ns - now;
+    uint64_t rate_wait = connections_rate_wait();
+    if (rate_wait && rate_wait < slice)
+        slice = rate_wait;
+    if (*watcher)
+        admission_attend();
+    listeners_gate(connections_room() == RESERVED);
+    if (!service_active() || connections_room() == RESERVED)
+        return true;
+    futex_wait(seen, slice);
+    if (errno == EINTR && signals_would_interrupt(admission->deadline_ns == NEVER)) {
+        errno = EINTR;
+        return false;
+    }
+    return true;
+}
+
+static void stop_watching(void *argument)
+{
+    bool *watcher = argument;
+    if (*watcher)
+        atomic_store(&watched, false);
+    *watcher = false;
+}
+
+/* A blocking accept at the ceiling: until there is a slot. False with errno set when it must end. */
+static bool wait_in_slices(const struct admission *admission, bool *watcher)
+{
+    while (service_active() && !listener_broken(admission->fd)) {
+        pthread_testcancel();
+        if (!wait_slice(admission, watcher))
+            return false;
+        if (connections_room() == RESERVED || when_full() != WHEN_FULL_HOLD)
+            break;
+    }
+    return true;
+}
+
+static bool wait_for_slot(const struct admission *admission)
+{
+    bool watcher = false, goes_on;
+    record_hold(admission);
+    pthread_cleanup_push(stop_watching, &watcher);
+    goes_on = wait_in_slices(admission, &watcher);
+    pthread_cleanup_pop(1);
+    return goes_on;
+}
+
+/* A blocking accept with a slot in sight: until there is a client. As wait_for_slot. */
+static bool wait_for_client(const struct admission *admission)
+{
+    for (;;) {
+        uint64_t now = monotonic_ns(), left = NEVER;
+        int timeout = -1;
+        if (admission->deadline_ns != NEVER) {
+            if (now >= admission->deadline_ns)
+                return fail(EAGAIN), false;
+            left = (admission->deadline_ns - now + MILLISECOND - 1) / MILLISECOND;
+            timeout = left > INT32_MAX ? INT32_MAX : (int)left;
+        }
+        if (admission_needs_attention() && (timeout < 0 || timeout > ATTENDED_POLL_MS))
+            timeout = ATTENDED_POLL_MS;
+        enum wait_result result =
+            signals_poll(admission->fd, timeout, admission->deadline_ns == NEVER);
+        if (result == WAIT_READY)
+            return true;
+        if (result == WAIT_FAILED)
+            return false;
+        if (result == WAIT_INTERRUPTED)
+            return fail(EINTR), false;
+        if (!service_active())
+            return true;
+        admission_attend();
+        if (admission_pending(admission->listener))
+            return true;
+    }
+}
+
+static int nobody_now(struct admission *admission, int outcome)
+{
+    if (outcome == MUST_WAIT && listener_broken(admission->fd))
+        return accept_real(admission->fd, admission->address, admission->length,
+                           admission->flags);
+    if (outcome == MUST_WAIT) {
+        record_hold(admission);
+        listeners_gate(connections_room() == RESERVED);
+        readiness_hold(admission->fd);
+        if (++idle_accepts > IDLE_ACCEPTS) {
+            struct timespec nap = {.tv_sec = 0, .tv_nsec = IDLE_NAP_NS};
+            audit_run();
+            kernel_call(SYS_nanosleep, &nap, NULL);
+        }
+    }
+    return fail(EAGAIN);
+}
+
+static int accept_nonblocking(struct admission *admission)
+{
+    int outcome;
+    while ((outcome = attempt(admission)) == TRY_AGAIN)
+        ;
+    if (outcome == MUST_WAIT || outcome == NOBODY)
+        return nobody_now(admission, outcome);
+    idle_accepts = 0;
+    return outcome;
+}
+
+static int accept_blocking(struct admission *admission)
+{
+    for (;;) {
+        pthread_testcancel();
+        if (!service_active())
+            return REAL(accept4)(admission->fd, admission->address, admission->length,
+                                 admission->flags);
+        if (!admission_pending(admission->listener) && !wait_for_client(admission))
+            return -1;
+        int outcome = attempt(admission);
+        if (outcome == MUST_WAIT && listener_broken(admission->fd))
+            return accept_real(admission->fd, admission->address, admission->length,
+                               admission->flags);
+        if (outcome == MUST_WAIT && !wait_for_slot(admission))
+            return -1;
+        if (outcome >= -1)
+            return outcome;
+    }
+}
+
+int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    int saved = errno;
+
+    if (!service_active() || in_vfork_child)
+        return REAL(accept4)(fd, address, length, flags);
+    /* What the kernel would refuse at once, it refuses: bad flags, a bad length. */
+    if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK) || (address && (!length || (int)*length < 0)))
+        return REAL(accept4)(fd, address, length, flags);
+    struct listener *listener = listeners_at(fd);
+    if (!listener)
+        return REAL(accept4)(fd, address, length, flags);
+    struct admission admission = {
+        .fd = fd,
+        .flags = flags,
+        .address = address,
+        .length = length,
+        .listener = listener,
+        .blocking = !atomic_load(&listener->nonblocking),
+        .deadline_ns = NEVER,
+    };
+    uint64_t timeout = atomic_load(&listener->receive_timeout_ns);
+    if (timeout)
+        admission.deadline_ns = monotonic_ns() + timeout;
+    admission_attend();
+    int accepted = admission.blocking ? accept_blocking(&admission)
+                                      : (pthread_testcancel(), accept_nonblocking(&admission));
+    if (accepted >= 0)
+        errno = saved;
+    return accepted;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Who is let in: what stands behind accept and accept4.
+ */
+#ifndef BACKPRESSURE_ADMISSION_H
+#define BACKPRESSURE_ADMISSION_H
+
+#include "listeners.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/*
+ * accept4(2), with its errors, for a program whose ceilings may be reached: a blocking listener then
+ * waits for a slot as it would wait for a client (EINTR, SO_RCVTIMEO and cancellation included), a
+ * non-blocking one has nobody to accept (EAGAIN), or clients are refused, as `when-full` says.
+ */
+int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
+
+/* Whether the program is to see this listener as ready, when the kernel says that it is. */
+bool admission_visible(const struct listener *listener);
+
+/* Whether it is to see it as ready whatever the kernel says: somebody waits in the waiting room. */
+bool admission_pending(const struct listener *listener);
+
+/*
+ * What is done on every turn of a wait at the ceiling: audits that are due, refusals that linger,
+ * gates. Cheap when there is nothing to do.
+ */
+void admission_attend(void);
+
+/* Whether somebody must come back to do so, though no descriptor became ready. */
+bool admission_needs_attention(void);
+
+/* The thread went to wait for descriptors, so its EAGAINs were no busy loop. */
+void admission_thread_waits(void);
+
+#endif

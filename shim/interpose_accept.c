@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "admission.h"
+#include "interpose.h"
+#include "listeners.h"
+#include "real.h"
+
+INTERPOSE int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict length)
+{
+    return admission_accept(fd, address, length, 0);
+}
+
+INTERPOSE int accept4(int fd, struct sockaddr *restrict address, socklen_t *restrict length,
+                      int flags)
+{
+    return admission_accept(fd, address, length, flags);
+}
+
+INTERPOSE int listen(int fd, int backlog)
+{
+    return listeners_listen(fd, backlog);
+}
+
+INTERPOSE int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    int result = REAL(setsockopt)(fd, level, name, value, length);
+    if (result == 0 && level == SOL_SOCKET)
+        listeners_option_set(fd, name);
+    return result;
+}

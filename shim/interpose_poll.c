@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "interpose.h"
+#include "masking.h"
+#include "real.h"
+
+/* libc declares the array as one that poll only writes to; gcc then warns where it is read first. */
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+int __poll(struct pollfd *fds, nfds_t count, int timeout);
+int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size);
+int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+                const sigset_t *signals, size_t size);
+
+INTERPOSE int poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+    if (!masking_concerns_poll(fds, count))
+        return REAL(poll)(fds, count, timeout);
+    return masking_poll(fds, count, timeout_from_ms(timeout), NULL);
+}
+
+INTERPOSE int __poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+    return poll(fds, count, timeout);
+}
+
+INTERPOSE int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+                    const sigset_t *signals)
+{
+    if (!timespec_valid(timeout) || !masking_concerns_poll(fds, count))
+        return REAL(ppoll)(fds, count, timeout, signals);
+    return masking_poll(fds, count, timeout_from_timespec(timeout), signals);
+}
+
+/* The forms that _FORTIFY_SOURCE calls; libc's own reports an array that is too short. */
+INTERPOSE int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size)
+{
+    if (size / sizeof *fds < count || !masking_concerns_poll(fds, count))
+        return REAL(__poll_chk)(fds, count, timeout, size);
+    return masking_poll(fds, count, timeout_from_ms(timeout), NULL);
+}
+
+INTERPOSE int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+                          const sigset_t *signals, size_t size)
+{
+    if (size / sizeof *fds < count || !timespec_valid(timeout) ||
+        !masking_concerns_poll(fds, count))
+        return REAL(__ppoll_chk)(fds, count, timeout, signals, size);
+    return masking_poll(fds, count, timeout_from_timespec(timeout), signals);
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "interpose.h"
+#include "masking.h"
+#include "real.h"
+
+#include <sys/time.h>
+
+int __select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
+             struct timeval *timeout);
+
+/* select(2): on Linux the timeout is left with what remains of it. */
+static void hand_back(struct timeval *timeout, int64_t left_ns)
+{
+    timeout->tv_sec = (time_t)(left_ns / 1000000000);
+    timeout->tv_usec = (suseconds_t)(left_ns % 1000000000 / 1000);
+}
+
+INTERPOSE int select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
+                     struct timeval *timeout)
+{
+    if ((timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)) ||
+        !masking_concerns_select(end, read_fds))
+        return REAL(select)(end, read_fds, write_fds, except_fds, timeout);
+    if (!timeout)
+        return masking_select(end, read_fds, write_fds, except_fds, -1, NULL, NULL);
+    struct timespec time = {.tv_sec = timeout->tv_sec + timeout->tv_usec / 1000000,
+                            .tv_nsec = timeout->tv_usec % 1000000 * 1000};
+    int64_t left_ns = timeout_from_timespec(&time);
+    int ready =
+        masking_select(end, read_fds, write_fds, except_fds, left_ns, NULL, &left_ns);
+    hand_back(timeout, left_ns);
+    return ready;
+}
+
+INTERPOSE int __select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
+                       struct timeval *timeout)
+{
+    return select(end, read_fds, write_fds, except_fds, timeout);
+}
+
+INTERPOSE int pselect(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
+                      const struct timespec *timeout, const sigset_t *signals)
+{
+    if (!timespec_valid(timeout) || !masking_concerns_select(end, read_fds))
+        return REAL(pselect)(end, read_fds, write_fds, except_fds, timeout, signals);
+    return masking_select(end, read_fds, write_fds, except_fds, timeout_from_timespec(timeout),
+                          signals, NULL);
+}

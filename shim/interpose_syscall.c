@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "interpose.h"
+#include "lifecycle.h"
+#include "real.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/*
+ * Programs that make system calls by number, through libc's `syscall`, come by here: libuv closes
+ * that way. Arguments are passed on as they stand in their registers.
+ */
+struct raw_call {
+    long number;
+    long argument[6];
+};
+
+static int fd_argument(const struct raw_call *call, int index)
+{
+    return (int)call->argument[index];
+}
+
+/* NOLINTBEGIN(performance-no-int-to-ptr): a raw call's pointers come as numbers. */
+static void *pointer(const struct raw_call *call, int index)
+{
+    return (void *)call->argument[index];
+}
+/* NOLINTEND(performance-no-int-to-ptr) */
+
+static long pass_on(const struct raw_call *call)
+{
+    const long *argument = call->argument;
+    return kernel_call(call->number, argument[0], argument[1], argument[2], argument[3],
+                       argument[4], argument[5]);
+}
+
+static long do_close(const struct raw_call *call)
+{
+    return close(fd_argument(call, 0));
+}
+
+static long do_close_range(const struct raw_call *call)
+{
+    return close_range((unsigned)call->argument[0], (unsigned)call->argument[1],
+                       fd_argument(call, 2));
+}
+
+static long do_accept(const struct raw_call *call)
+{
+    return accept(fd_argument(call, 0), pointer(call, 1), pointer(call, 2));
+}
+
+static long do_accept4(const struct raw_call *call)
+{
+    return accept4(fd_argument(call, 0), pointer(call, 1), pointer(call, 2),
+                   fd_argument(call, 3));
+}
+
+static long do_listen(const struct raw_call *call)
+{
+    return listen(fd_argument(call, 0), fd_argument(call, 1));
+}
+
+static long do_dup(const struct raw_call *call)
+{
+    return dup(fd_argument(call, 0));
+}
+
+static long do_dup3(const struct raw_call *call)
+{
+    return dup3(fd_argument(call, 0), fd_argument(call, 1), fd_argument(call, 2));
+}
+
+static long do_fcntl(const struct raw_call *call)
+{
+    return fcntl(fd_argument(call, 0), fd_argument(call, 1), pointer(call, 2));
+}
+
+static long do_epoll_ctl(const struct raw_call *call)
+{
+    return epoll_ctl(fd_argument(call, 0), fd_argument(call, 1), fd_argument(call, 2),
+                     pointer(call, 3));
+}
+
+static long do_epoll_pwait(const struct raw_call *call)
+{
+    return epoll_pwait(fd_argument(call, 0), pointer(call, 1), fd_argument(call, 2),
+                       fd_argument(call, 3), pointer(call, 4));
+}
+
+static long do_sendmsg(const struct raw_call *call)
+{
+    return sendmsg(fd_argument(call, 0), pointer(call, 1), fd_argument(call, 2));
+}
+
+static long do_recvmsg(const struct raw_call *call)
+{
+    return recvmsg(fd_argument(call, 0), pointer(call, 1), fd_argument(call, 2));
+}
+
+static long fork_raw(const struct raw_call *call)
+{
+    lifecycle_before_fork();
+    long child = pass_on(call);
+    lifecycle_after_fork((pid_t)child);
+    return child;
+}
+
+static long do_clone(const struct raw_call *call)
+{
+    /* A child with a stack, or memory, of its parent's is a thread, or none of our business. */
+    if (call->argument[0] & CLONE_VM || call->argument[1])
+        return pass_on(call);
+    return fork_raw(call);
+}
+
+#ifdef SYS_dup2
+static long do_dup2(const struct raw_call *call)
+{
+    return dup2(fd_argument(call, 0), fd_argument(call, 1));
+}
+#endif
+
+#ifdef SYS_epoll_wait
+static long do_epoll_wait(const struct raw_call *call)
+{
+    return epoll_wait(fd_argument(call, 0), pointer(call, 1), fd_argument(call, 2),
+                      fd_argument(call, 3));
+}
+#endif
+
+#ifdef SYS_poll
+static long do_poll(const struct raw_call *call)
+{
+    return poll(pointer(call, 0), (nfds_t)call->argument[1], fd_argument(call, 2));
+}
+#endif
+
+static const struct {
+    long number;
+    long (*handle)(const struct raw_call *call);
+} interposed[] = {
+    {SYS_close, do_close},
+    {SYS_close_range, do_close_range},
+    {SYS_accept, do_accept},
+    {SYS_accept4, do_accept4},
+    {SYS_listen, do_listen},
+    {SYS_dup, do_dup},
+    {SYS_dup3, do_dup3},
+    {SYS_fcntl, do_fcntl},
+    {SYS_epoll_ctl, do_epoll_ctl},
+    {SYS_epoll_pwait, do_epoll_pwait},
+    {SYS_sendmsg, do_sendmsg},
+    {SYS_recvmsg, do_recvmsg},
+    {SYS_clone, do_clone},
+#ifdef SYS_dup2
+    {SYS_dup2, do_dup2},
+#endif
+#ifdef SYS_epoll_wait
+    {SYS_epoll_wait, do_epoll_wait},
+#endif
+#ifdef SYS_poll
+    {SYS_poll, do_poll},
+#endif
+#ifdef SYS_fork
+    {SYS_fork, fork_raw},
+#endif
+};
+
+INTERPOSE long syscall(long number, ...)
+{
+    struct raw_call call = {.number = number};
+    va_list arguments;
+    va_start(arguments, number);
+    for (int i = 0; i < 6; i++)
+        call.argument[i] = va_arg(arguments, long);
+    va_end(arguments);
+    for (unsigned i = 0; i < sizeof interposed / sizeof *interposed; i++)
+        if (interposed[i].number == number)
+            return interposed[i].handle(&call);
+    return pass_on(&call);
+}

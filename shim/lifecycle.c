@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "lifecycle.h"
+
+#include "audit.h"
+#include "connections.h"
+#include "descriptors.h"
+#include "guard.h"
+#include "processes.h"
+#include "readiness.h"
+#include "real.h"
+#include "service.h"
+#include "shedding.h"
+#include "waiting_room.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+static void before_fork(void)
+{
+    if (!service_active() || in_vfork_child)
+        return;
+    int saved = errno;
+    readiness_before_fork();
+    processes_before_fork();
+    errno = saved;
+}
+
+static void after_fork_in_child(void)
+{
+    if (!service_active())
+        return;
+    int saved = errno;
+    uint32_t parent = service.pid;
+    processes_after_fork_in_child();
+    readiness_after_fork_in_child(parent);
+    shedding_after_fork_in_child();
+    waiting_room_after_fork_in_child();
+    audit_after_fork_in_child();
+    errno = saved;
+}
+
+void lifecycle_before_fork(void)
+{
+    before_fork();
+}
+
+void lifecycle_after_fork(pid_t result)
+{
+    if (result == 0)
+        after_fork_in_child();
+    else
+        lifecycle_forked(result);
+}
+
+void lifecycle_forked(pid_t child)
+{
+    int saved = errno;
+    if (service_active() && !in_vfork_child)
+        processes_after_fork_in_parent(child);
+    errno = saved;
+}
+
+void lifecycle_before_spawn(void)
+{
+    if (service_active() && !in_vfork_child)
+        connections_spawning();
+}
+
+/* Early, so that the program's own constructors already run under the shim. */
+__attribute__((constructor(101))) static void start(void)
+{
+    int saved = errno;
+    real_bind();
+    service_start();
+    if (service_active()) {
+        guard_install();
+        bool was_here_before_exec = processes_enter();
+        descriptors_adopt_all();
+        if (was_here_before_exec)
+            connections_forget_unadopted();
+        pthread_atfork(before_fork, NULL, after_fork_in_child);
+    }
+    errno = saved;
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * How a process under the shim begins, multiplies and becomes another program.
+ */
+#ifndef BACKPRESSURE_LIFECYCLE_H
+#define BACKPRESSURE_LIFECYCLE_H
+
+#include <sys/types.h>
+
+/* Around a fork whose atfork handlers do not run: _Fork, or a raw system call. */
+void lifecycle_before_fork(void);
+void lifecycle_after_fork(pid_t result);
+
+/* After fork in the parent, whose atfork handlers could not know the child: its pid, or -1. */
+void lifecycle_forked(pid_t child);
+
+/* A child is about to be spawned that shares nothing but descriptors: vfork, posix_spawn, popen. */
+void lifecycle_before_spawn(void);
+
+#endif

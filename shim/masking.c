@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "masking.h"
+
+#include "admission.h"
+#include "descriptors.h"
+#include "listeners.h"
+#include "readiness.h"
+#include "real.h"
+#include "service.h"
+#include "waiting_room.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define ON_STACK 256
+#define READABLE (POLLIN | POLLRDNORM)
+
+static bool concerns(int fd)
+{
+    enum descriptor_kind kind = descriptor_kind(descriptor_at(fd));
+    return kind == DESCRIPTOR_LISTENER || kind == DESCRIPTOR_EPOLL;
+}
+
+/* A listener that is to be left out of the call. */
+static bool masked(int fd)
+{
+    const struct listener *listener = listeners_tracked(fd);
+    return listener && !admission_visible(listener);
+}
+
+static bool pending(int fd)
+{
+    const struct listener *listener = listeners_tracked(fd);
+    return listener && admission_pending(listener);
+}
+
+struct clock {
+    int64_t timeout_ns;
+    uint64_t deadline_ns;
+    unsigned turn;
+};
+
+static struct clock clock_start(int64_t timeout_ns)
+{
+    struct clock clock = {.timeout_ns = timeout_ns};
+    if (timeout_ns > 0)
+        clock.deadline_ns = monotonic_ns() + (uint64_t)timeout_ns;
+    return clock;
+}
+
+static int64_t clock_left(const struct clock *clock)
+{
+    if (clock->timeout_ns <= 0)
+        return clock->timeout_ns;
+    uint64_t now = monotonic_ns();
+    return now < clock->deadline_ns ? (int64_t)(clock->deadline_ns - now) : 0;
+}
+
+/* How long to wait now, at most `left`. */
+static int64_t clock_slice(struct clock *clock, bool watch, bool somebody_pending, int64_t left)
+{
+    if (!watch && !admission_needs_attention() && !readiness_hidden())
+        return left;
+    int64_t slice = somebody_pending ? 0 : readiness_slice_ns(clock->turn++);
+    return left >= 0 && left < slice ? left : slice;
+}
+
+static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *out)
+{
+    if (nanoseconds < 0)
+        return NULL;
+    out->tv_sec = (time_t)(nanoseconds / 1000000000);
+    out->tv_nsec = (long)(nanoseconds % 1000000000);
+    return out;
+}
+
+/* --- poll --- */
+
+bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
+{
+    if (!service_active() || !listeners_exist() || in_vfork_child)
+        return false;
+    for (nfds_t i = 0; i < count; i++)
+        if (concerns(fds[i].fd))
+            return true;
+    return false;
+}
+
+/* Copies the call without what is out of sight; whether anything was left out. */
+static bool mask_poll(struct pollfd *to, const struct pollfd *fds, nfds_t count,
+                      bool *somebody_pending)
+{
+    bool left_out = false;
+    memcpy(to, fds, count * sizeof *fds);
+    for (nfds_t i = 0; i < count; i++) {
+        if (fds[i].fd < 0 || !(fds[i].events & READABLE) ||
+            descriptor_kind(descriptor_at(fds[i].fd)) != DESCRIPTOR_LISTENER)
+            continue;
+        if (masked(fds[i].fd)) {
+            to[i].fd = -1;
+            left_out = true;
+        } else if (pending(fds[i].fd)) {
+            *somebody_pending = true;
+        }
+    }
+    return left_out;
+}
+
+/* Hands the result out: without listeners that filled up meanwhile, with those somebody waits for. */
+static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t count)
+{
+    int ready = 0;
+    for (nfds_t i = 0; i < count; i++) {
+        short events = result[i].fd < 0 ? 0 : result[i].revents;
+        if (events & READABLE && masked(fds[i].fd)) {
+            events &= ~READABLE;
+            service_count(COUNTER_HELD, 1);
+        } else if (waiting_room_occupied() && fds[i].events & READABLE && fds[i].fd >= 0 &&
+                   pending(fds[i].fd)) {
+            events |= fds[i].events & READABLE;
+        }
+        fds[i].revents = events;
+        ready += events != 0;
+    }
+    return ready;
+}
+
+static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t count,
+                         int64_t timeout_ns, const sigset_t *signals)
+{
+    struct clock clock = clock_start(timeout_ns);
+    struct timespec time;
+    for (;;) {
+        bool somebody_pending = false;
+        admission_attend();
+        readiness_room_made();
+        bool left_out = mask_poll(scratch, fds, count, &somebody_pending);
+        int64_t left = clock_left(&clock);
+        int64_t slice = clock_slice(&clock, left_out, somebody_pending, left);
+        int reported = REAL(ppoll)(scratch, count, to_timespec(slice, &time), signals);
+        if (reported < 0)
+            return reported;
+        int ready = settle_poll(fds, scratch, count);
+        if (ready > 0 || (slice == left && (reported == 0 || timeout_ns == 0)))
+            return ready;
+    }
+}
+
+int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals)
+{
+    struct pollfd on_stack[ON_STACK], *scratch = on_stack;
+    struct timespec time;
+    size_t size = count * sizeof *fds;
+
+    admission_thread_waits();
+    if (count > ON_STACK) {
+        scratch = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (scratch == MAP_FAILED)
+            return REAL(ppoll)(fds, count, to_timespec(timeout_ns, &time), signals);
+    }
+    int ready = poll_watching(fds, scratch, count, timeout_ns, signals);
+    if (scratch != on_stack) {
+        int saved = errno;
+        munmap(scratch, size);
+        errno = saved;
+    }
+    return ready;
+}
+
+/* --- select: sets may be longer than fd_set, as the kernel allows them to be --- */
+
+#define WORD_BITS 64
+#define SELECT_ON_STACK (FD_SETSIZE / WORD_BITS)
+
+static size_t words(int end)
+{
+    return ((size_t)end + WORD_BITS - 1) / WORD_BITS;
+}
+
+static bool bit(const uint64_t *set, int fd)
+{
+    return set && set[fd / WORD_BITS] >> fd % WORD_BITS & 1;
+}
+
+bool masking_concerns_select(int end, const fd_set *read_fds)
+{
+    const uint64_t *set = (const void *)read_fds;
+    if (!set || end <= 0 || !service_active() || !listeners_exist() || in_vfork_child)
+        return false;
+    for (int fd = 0; fd < end; fd++)
+        if (bit(set, fd) && concerns(fd))
+            return true;
+    return false;
+}
+
+struct select_call {
+    int end;
+    uint64_t *sets[3];   /* the program's: read, write, except */
+    uint64_t *result[3]; /* what the kernel made of them */
+};
+
+static bool mask_select(const struct select_call *call, bool *somebody_pending)
+{
+    bool left_out = false;
+    for (int i = 0; i < 3; i++)
+        if (call->sets[i])
+            memcpy(call->result[i], call->sets[i], words(call->end) * sizeof(uint64_t));
+    for (int fd = 0; fd < call->end; fd++) {
+        if (!bit(call->sets[0], fd) ||
+            descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
+            continue;
+        if (masked(fd)) {
+            call->result[0][fd / WORD_BITS] &= ~(UINT64_C(1) << fd % WORD_BITS);
+            left_out = true;
+        } else if (pending(fd)) {
+            *somebody_pending = true;
+        }
+    }
+    return left_out;
+}
+
+static int settle_select(const struct select_call *call, int ready)
+{
+    for (int fd = 0; fd < call->end; fd++) {
+        uint64_t mask = UINT64_C(1) << fd % WORD_BITS;
+        uint64_t *word = &call->result[0][fd / WORD_BITS];
+        if (!bit(call->sets[0], fd) ||
+            descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
+            continue;
+        if (*word & mask && masked(fd)) {
+            *word &= ~mask;
+            ready--;
+            service_count(COUNTER_HELD, 1);
+        } else if (!(*word & mask) && pending(fd)) {
+            *word |= mask;
+            ready++;
+        }
+    }
+    return ready;
+}
+
+static void hand_out(const struct select_call *call)
+{
+    for (int i = 0; i < 3; i++)
+        if (call->sets[i])
+            memcpy(call->sets[i], call->result[i], words(call->end) * sizeof(uint64_t));
+}
+
+static int select_watching(const struct select_call *call, int64_t timeout_ns,
+                           const sigset_t *signals, int64_t *left_ns)
+{
+    struct clock clock = clock_start(timeout_ns);
+    struct timespec time;
+    for (;;) {
+        bool somebody_pending = false;
+        admission_attend();
+        readiness_room_made();
+        bool left_out = mask_select(call, &somebody_pending);
+        int64_t left = clock_left(&clock);
+        int64_t slice = clock_slice(&clock, left_out, somebody_pending, left);
+        int reported =
+            REAL(pselect)(call->end, (void *)call->result[0], (void *)call->result[1],
+                          (void *)call->result[2], to_timespec(slice, &time), signals);
+        if (left_ns)
+            *left_ns = clock_left(&clock);
+        if (reported < 0)
+            return reported;
+        int ready = settle_select(call, reported);
+        if (ready > 0 || (slice == left && (reported == 0 || timeout_ns == 0))) {
+            hand_out(call);
+            return ready;
+        }
+    }
+}
+
+int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
+                   int64_t timeout_ns, const sigset_t *signals, int64_t *left_ns)
+{
+    uint64_t on_stack[3 * SELECT_ON_STACK], *scratch = on_stack;
+    size_t size = words(end) * sizeof(uint64_t);
+    struct select_call call = {
+        .end = end, .sets = {(void *)read_fds, (void *)write_fds, (void *)except_fds}};
+    struct timespec time;
+
+    admission_thread_waits();
+    if (size * 3 > sizeof on_stack) {
+        scratch = mmap(NULL, size * 3, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (scratch == MAP_FAILED)
+            return REAL(pselect)(end, read_fds, write_fds, except_fds,
+                                 to_timespec(timeout_ns, &time), signals);
+    }
+    for (size_t i = 0; i < 3; i++)
+        call.result[i] = call.sets[i] ? scratch + i * words(end) : NULL;
+    int ready = select_watching(&call, timeout_ns, signals, left_ns);
+    if (scratch != on_stack) {
+        int saved = errno;
+        munmap(scratch, size * 3);
+        errno = saved;
+    }
+    return ready;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Keeping listeners at their ceiling out of the program's sight, in poll and select.
+ *
+ * These have no state in the kernel: a call that asks for such a listener is made without it, in
+ * slices, until there is room, something else is ready, or its time is over.
+ */
+#ifndef BACKPRESSURE_MASKING_H
+#define BACKPRESSURE_MASKING_H
+
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/select.h>
+
+/* Whether the call concerns a listener, so that it must not go straight to the kernel. */
+bool masking_concerns_poll(const struct pollfd *fds, nfds_t count);
+bool masking_concerns_select(int end, const fd_set *read_fds);
+
+/* ppoll(2), with its errors; `timeout_ns` is -1 for ever. */
+int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals);
+
+/* pselect(2), with its errors; `left_ns`, unless NULL, gets what is left of the timeout. */
+int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
+                   int64_t timeout_ns, const sigset_t *signals, int64_t *left_ns);
+
+#endif

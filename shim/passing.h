@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Descriptors on their way between processes: unix(7), SCM_RIGHTS.
+ */
+#ifndef BACKPRESSURE_PASSING_H
+#define BACKPRESSURE_PASSING_H
+
+#include <sys/socket.h>
+
+/* Before a message goes out: the connections in it may soon be held by anybody. */
+void passing_sends(const struct msghdr *message);
+
+/* After a message came in: connections and listeners of the service in it are tracked here, too. */
+void passing_received(struct msghdr *message);
+
+#endif

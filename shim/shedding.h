@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Turning an accepted connection away: with an answer its client understands, or with a reset.
+ *
+ * A refused connection belongs to the shim from then on. close(2) on a socket with unread input sends
+ * a reset, which would destroy the answer on its way (RFC 9112, 9.6: close in stages). So it lingers:
+ * the answer goes out, the write side is shut, and the client has a bounded time to read and close.
+ * Nothing here blocks; lingering connections are attended to from the program's own calls.
+ */
+#ifndef BACKPRESSURE_SHEDDING_H
+#define BACKPRESSURE_SHEDDING_H
+
+#include "limits.h"
+
+#include <stdbool.h>
+
+/* Refuses the connection `fd`, which becomes the shim's own: by busy reply or by reset. */
+void shedding_refuse(int fd, enum when_full how);
+
+/* Whether connections linger, so that somebody must come back within a few milliseconds. */
+bool shedding_lingering(void);
+
+/* Moves lingering connections on: answers those whose request came, closes those that are done. */
+void shedding_attend(void);
+
+/* The number `fd` was closed under the shim, or taken over by dup2. */
+void shedding_forget(int fd);
+
+/* In a forked child: its copies of the parent's lingering connections are closed. */
+void shedding_after_fork_in_child(void);
+
+#endif

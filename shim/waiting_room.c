@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "waiting_room.h"
+
+#include "listeners.h"
+#include "service.h"
+#include "spinlock.h"
+#include "real.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define BUFFER_WANTED (1 << 20)
+
+/* One listener's. `key` is in the order in which the connections lie in the socket pair. */
+static struct room {
+    int in, out; /* 0 until the first one waits */
+    _Atomic uint32_t count;
+    struct peer_key key[WAITING_ROOM_MAX];
+} rooms[LISTENERS_MAX];
+static _Atomic uint32_t occupants;
+static struct spinlock lock;
+
+static bool open_room(struct room *room)
+{
+    int pair[2], size = BUFFER_WANTED;
+    if (room->in)
+        return true;
+    if (kernel_call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) <
+        0)
+        return false;
+    for (unsigned i = 0; i < 2; i++) {
+        pair[i] = descriptor_move_high(pair[i]);
+        descriptor_put(pair[i], descriptor_make(DESCRIPTOR_OWN, 0, 0));
+    }
+    kernel_call(SYS_setsockopt, pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    room->in = pair[0];
+    room->out = pair[1];
+    return true;
+}
+
+static void drop_end(int fd)
+{
+    if (fd > 0 && descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_OWN) {
+        atomic_store(&descriptor_table[fd], 0);
+        kernel_call(SYS_close, fd);
+    }
+}
+
+/* Closing both ends closes what is in flight between them. */
+static void close_room(struct room *room)
+{
+    drop_end(room->in);
+    drop_end(room->out);
+    room->in = room->out = 0;
+    atomic_fetch_sub(&occupants, atomic_exchange(&room->count, 0));
+}
+
+union control {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(sizeof(int))];
+};
+
+static bool push(const struct room *room, int fd)
+{
+    union control control = {0};
+    char byte = 0;
+    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {
+        .msg_iov = &data,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof control.space,
+    };
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+    return kernel_call(SYS_sendmsg, room->in, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+}
+
+static int pull(const struct room *room)
+{
+    union control control = {0};
+    char byte;
+    int fd = -1;
+    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {
+        .msg_iov = &data,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof control.space,
+    };
+    if (kernel_call(SYS_recvmsg, room->out, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1 ||
+        message.msg_controllen < CMSG_LEN(sizeof fd) ||
+        control.header.cmsg_type != SCM_RIGHTS)
+        return -1;
+    memcpy(&fd, CMSG_DATA(&control.header), sizeof fd);
+    return fd;
+}
+
+bool waiting_room_park(uint32_t listener, int fd, struct peer_key key)
+{
+    bool parked = false;
+    int saved = errno;
+    if (listener >= LISTENERS_MAX)
+        return false;
+    struct room *room = &rooms[listener];
+    spinlock_take(&lock);
+    uint32_t count = atomic_load(&room->count);
+    if (count < WAITING_ROOM_MAX && open_room(room) && push(room, fd)) {
+        room->key[count] = key;
+        atomic_store(&room->count, count + 1);
+        atomic_fetch_add(&occupants, 1);
+        parked = true;
+        kernel_call(SYS_close, fd);
+    }
+    spinlock_give(&lock);
+    errno = saved;
+    return parked;
+}
+
+/* Those before `place` go to the end: they are over a ceiling of their own and wait on. */
+static int take_out(struct room *room, uint32_t place)
+{
+    uint32_t count = atomic_load(&room->count);
+    struct peer_key passed_over[WAITING_ROOM_MAX];
+
+    for (uint32_t i = 0; i < place; i++) {
+        int fd = pull(room);
+        if (fd < 0)
+            return -1;
+        bool back = push(room, fd);
+        kernel_call(SYS_close, fd);
+        if (!back)
+            return -1;
+    }
+    int fd = pull(room);
+    memcpy(passed_over, room->key, place * sizeof *room->key);
+    memmove(room->key, room->key + place + 1, (count - place - 1) * sizeof *room->key);
+    memcpy(room->key + count - place - 1, passed_over, place * sizeof *room->key);
+    atomic_store(&room->count, count - 1);
+    atomic_fetch_sub(&occupants, 1);
+    return fd;
+}
+
+int waiting_room_next(uint32_t listener, uint32_t *peer)
+{
+    int fd = -1, saved = errno;
+    if (listener >= LISTENERS_MAX || waiting_room_count(listener) == 0)
+        return -1;
+    struct room *room = &rooms[listener];
+    spinlock_take(&lock);
+    uint32_t count = atomic_load(&room->count);
+    for (uint32_t place = 0; place < count; place++) {
+        if (!connections_reserve_peer(room->key[place], false, peer))
+            continue;
+        fd = take_out(room, place);
+        if (fd < 0) {
+            connections_cancel_peer(*peer);
+            close_room(room); /* out of step with its list: never seen, but not to be trusted */
+        }
+        break;
+    }
+    spinlock_give(&lock);
+    errno = saved;
+    return fd;
+}
+
+bool waiting_room_ready(uint32_t listener)
+{
+    bool ready = false;
+    if (listener >= LISTENERS_MAX || waiting_room_count(listener) == 0)
+        return false;
+    spinlock_take(&lock);
+    uint32_t count = atomic_load(&rooms[listener].count);
+    for (uint32_t i = 0; i < count && !ready; i++)
+        ready = connections_peer_has_room(rooms[listener].key[i]);
+    spinlock_give(&lock);
+    return ready;
+}
+
+uint32_t waiting_room_count(uint32_t listener)
+{
+    return listener < LISTENERS_MAX
+               ? atomic_load_explicit(&rooms[listener].count, memory_order_relaxed)
+               : 0;
+}
+
+bool waiting_room_occupied(void)
+{
+    return atomic_load_explicit(&occupants, memory_order_relaxed) != 0;
+}
+
+bool waiting_room_has_space(uint32_t listener)
+{
+    return waiting_room_count(listener) < WAITING_ROOM_MAX;
+}
+
+void waiting_room_close(uint32_t listener)
+{
+    if (listener >= LISTENERS_MAX || rooms[listener].in == 0)
+        return;
+    int saved = errno;
+    spinlock_take(&lock);
+    close_room(&rooms[listener]);
+    spinlock_give(&lock);
+    errno = saved;
+}
+
+void waiting_room_forget(int fd)
+{
+    for (unsigned i = 0; i < LISTENERS_MAX; i++)
+        if (rooms[i].in == fd || rooms[i].out == fd)
+            waiting_room_close(i);
+}
+
+void waiting_room_after_fork_in_child(void)
+{
+    spinlock_reset(&lock);
+    for (unsigned i = 0; i < LISTENERS_MAX; i++)
+        if (rooms[i].in)
+            close_room(&rooms[i]);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Where accepted connections wait that cannot be admitted yet but stood in the way of others: an
+ * exempt client behind them, or a client whose address is below its own ceiling.
+ *
+ * They wait in flight: sent over a socket pair of the process to itself, so that no descriptor
+ * table holds them until they are admitted. unix(7), SCM_RIGHTS.
+ */
+#ifndef BACKPRESSURE_WAITING_ROOM_H
+#define BACKPRESSURE_WAITING_ROOM_H
+
+#include "connections.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define WAITING_ROOM_MAX 256
+
+/* Parks `fd`, accepted from the listener with this index. True when it waits, and is closed here. */
+bool waiting_room_park(uint32_t listener, int fd, struct peer_key key);
+
+/*
+ * The first parked connection whose address is below peer-conns: a descriptor that the caller owns,
+ * with FD_CLOEXEC, and its reserved `peer`; -1 when there is none. The caller has a slot for it.
+ */
+int waiting_room_next(uint32_t listener, uint32_t *peer);
+
+/* Whether waiting_room_next would find one. */
+bool waiting_room_ready(uint32_t listener);
+
+/* How many wait for this listener; whether anybody waits for any; whether one more has room. */
+uint32_t waiting_room_count(uint32_t listener);
+bool waiting_room_occupied(void);
+bool waiting_room_has_space(uint32_t listener);
+
+/* The listener is closed: who waits for it is turned away, as the kernel's own queue is. */
+void waiting_room_close(uint32_t listener);
+
+void waiting_room_forget(int fd);
+void waiting_room_after_fork_in_child(void);
+
+#endif
