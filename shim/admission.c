@@ -90,8 +90,7 @@ void admission_attend(void)
     shedding_attend();
     if (connections_room() == RESERVATION_FULL)
         audit_run();
-    if (listeners_gated())
-        listeners_gate(connections_room() == RESERVED);
+    listeners_gate(connections_room() == RESERVED);
 }
 
 bool admission_needs_attention(void)
@@ -355,7 +354,6 @@ static bool wait_slice(const struct admission *admission, bool *watcher)
         slice = rate_wait;
     if (*watcher)
         admission_attend();
-    listeners_gate(connections_room() == RESERVED);
     if (!service_active() || connections_room() == RESERVED)
         return true;
     futex_wait(seen, slice);
@@ -434,7 +432,7 @@ static int nobody_now(struct admission *admission, int outcome)
                            admission->flags);
     if (outcome == MUST_WAIT) {
         record_hold(admission);
-        listeners_gate(connections_room() == RESERVED);
+        admission_attend();
         readiness_hold(admission->fd);
         if (++idle_accepts > IDLE_ACCEPTS) {
             struct timespec nap = {.tv_sec = 0, .tv_nsec = IDLE_NAP_NS};

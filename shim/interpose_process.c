@@ -5,6 +5,7 @@
 #include "service.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 INTERPOSE pid_t fork(void)
 {

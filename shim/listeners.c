@@ -3,6 +3,7 @@
 
 #include "connections.h"
 #include "descriptors.h"
+#include "gate.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -11,7 +12,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -29,15 +29,6 @@ static int option(int fd, int name)
     int value = 0;
     socklen_t length = sizeof value;
     return kernel_call(SYS_getsockopt, fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
-}
-
-/* The kernel lets n + 1 connections wait after listen(fd, n): sk_acceptq_is_full() compares with >. */
-static int kernel_backlog(int asked)
-{
-    uint64_t queue = segment_limit(service.segment, LIMIT_QUEUE);
-    if (queue == LIMIT_OFF || (int64_t)queue > (int64_t)asked + 1)
-        return asked;
-    return queue ? (int)queue - 1 : 0;
 }
 
 static void describe(int fd, int family, char out[SEGMENT_ADDRESS_MAX])
@@ -205,7 +196,7 @@ int listeners_listen(int fd, int backlog)
     if (!service_active() || in_vfork_child)
         return REAL(listen)(fd, backlog);
     bool bounded = segment_limit(service.segment, LIMIT_QUEUE) != LIMIT_OFF;
-    int result = REAL(listen)(fd, bounded ? kernel_backlog(asked) : backlog);
+    int result = REAL(listen)(fd, bounded ? segment_backlog(service.segment, asked) : backlog);
     if (result == 0) {
         struct listener *listener = listeners_at(fd);
         if (listener && listener->shared)
@@ -214,45 +205,42 @@ int listeners_listen(int fd, int backlog)
     return result;
 }
 
-/* Lets every segment but the first SYN of a connection pass: tcp flags are byte 13 of the header
- * that a filter on a listener sees; SYN is 0x02, ACK 0x10. */
-static const struct sock_filter gate_program[] = {
-    BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
-    BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
-    BPF_STMT(BPF_RET | BPF_K, 0),
-    BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
-};
-
-static void detach_filter(int fd)
-{
-    int unused = 0;
-    int saved = errno;
-    kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused);
-    errno = saved;
-}
-
 static void shut_gate(struct listener *listener, int fd)
 {
-    struct sock_fprog program = {
-        .len = sizeof gate_program / sizeof *gate_program,
-        .filter = (struct sock_filter *)gate_program,
-    };
     uint32_t open = 0;
     if (!atomic_compare_exchange_strong(&listener->shared->gated, &open, 1))
         return;
     atomic_store(&listener->shared->gated_once, 1);
-    if (kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
+    if (!gate_shut(fd))
         atomic_store(&listener->shared->gated, 0);
     else if (!atomic_load(&listener->shared->gated))
-        detach_filter(fd); /* opened by another process in between */
+        gate_open(fd); /* opened by another process in between */
+    else
+        service_event(EVENT_GATED, 0, "new connections are turned away as SYNs");
 }
 
 static void open_gate(struct listener *listener, int fd)
 {
     uint32_t shut = 1;
-    if (atomic_compare_exchange_strong(&listener->shared->gated, &shut, 0))
-        detach_filter(fd);
+    if (!atomic_compare_exchange_strong(&listener->shared->gated, &shut, 0))
+        return;
+    gate_open(fd);
+    service_event(EVENT_UNGATED, 0, "new connections come in again");
+}
+
+static bool can_be_gated(const struct listener *listener)
+{
+    return atomic_load_explicit(&listener->references, memory_order_relaxed) &&
+           listener->shared && listener->family != AF_UNIX && !atomic_load(&listener->own_filter);
+}
+
+static bool all_gated(void)
+{
+    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
+    for (uint32_t i = 0; i < end; i++)
+        if (can_be_gated(&listeners[i]) && !atomic_load(&listeners[i].shared->gated))
+            return false;
+    return true;
 }
 
 void listeners_gate(bool room)
@@ -260,13 +248,12 @@ void listeners_gate(bool room)
     struct segment *segment = service.segment;
     bool wanted = !room && (segment_limit(segment, LIMIT_QUEUE) == 0 ||
                             atomic_load(&segment->admission) != ADMISSION_OPEN);
-    if (atomic_load(&listeners_end) == 0 || (!wanted && !listeners_gated()))
+    if (atomic_load(&listeners_end) == 0 || (wanted ? all_gated() : !listeners_gated()))
         return;
     int end = descriptors_end(), saved = errno;
     for (int fd = 0; fd < end; fd++) {
         struct listener *listener = listeners_tracked(fd);
-        if (!listener || !listener->shared || listener->family == AF_UNIX ||
-            atomic_load(&listener->own_filter))
+        if (!listener || !can_be_gated(listener))
             continue;
         if (wanted)
             shut_gate(listener, fd);
@@ -280,16 +267,17 @@ bool listeners_gated(void)
 {
     uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
     for (uint32_t i = 0; i < end; i++)
-        if (atomic_load_explicit(&listeners[i].references, memory_order_relaxed) &&
-            listeners[i].shared && atomic_load(&listeners[i].shared->gated))
+        if (can_be_gated(&listeners[i]) && atomic_load(&listeners[i].shared->gated))
             return true;
     return false;
 }
 
 void listeners_ungate_accepted(const struct listener *listener, int fd)
 {
+    int saved = errno;
     if (listener->shared && atomic_load(&listener->shared->gated_once))
-        detach_filter(fd);
+        gate_open(fd);
+    errno = saved;
 }
 
 void listeners_refresh(void)
@@ -308,7 +296,7 @@ void listeners_refresh(void)
         struct listener *listener = listeners_tracked(fd);
         if (listener && listener->shared && atomic_load(&listener->shared->asked_backlog))
             kernel_call(SYS_listen, fd,
-                    kernel_backlog((int)atomic_load(&listener->shared->asked_backlog)));
+                    segment_backlog(service.segment, (int)atomic_load(&listener->shared->asked_backlog)));
     }
     listeners_gate(connections_room() == RESERVED);
     errno = saved;

@@ -224,6 +224,15 @@ enum segment_result segment_join(const char *name, const struct limits *limits,
     return result;
 }
 
+/* The kernel lets n + 1 connections wait after listen(fd, n): sk_acceptq_is_full() compares with >. */
+int segment_backlog(const struct segment *segment, int asked)
+{
+    uint64_t queue = segment_limit(segment, LIMIT_QUEUE);
+    if (queue == LIMIT_OFF || (int64_t)queue > (int64_t)asked + 1)
+        return asked;
+    return queue ? (int)queue - 1 : 0;
+}
+
 void segment_read_limits(const struct segment *segment, struct limits *limits)
 {
     /* A writer that was killed half way leaves an odd sequence: bounded, then take what is there. */

@@ -241,6 +241,9 @@ static inline uint64_t segment_process_limit(const struct segment *segment,
     return segment_limit(segment, key);
 }
 
+/* The backlog for listen(2) that `queue` makes of what the program asked for. */
+int segment_backlog(const struct segment *segment, int asked);
+
 /* Copies all limits, consistently; every member of the copy is within its bounds. */
 void segment_read_limits(const struct segment *segment, struct limits *limits);
 

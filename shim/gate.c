@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "gate.h"
+
+#include "real.h"
+
+#include <linux/filter.h>
+
+#define TCP_FLAGS_AT 13 /* RFC 9293, 3.1: the byte with the control bits */
+#define SYN 0x02
+#define ACK 0x10
+
+/* Lets every segment pass but the first SYN of a connection. */
+static struct sock_filter program[] = {
+    BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_AT),
+    BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SYN | ACK),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYN, 0, 1),
+    BPF_STMT(BPF_RET | BPF_K, 0),
+    BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+};
+
+bool gate_shut(int fd)
+{
+    struct sock_fprog filter = {.len = sizeof program / sizeof *program, .filter = program};
+    return kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter,
+                       sizeof filter) == 0;
+}
+
+bool gate_open(int fd)
+{
+    int unused = 0; /* the kernel wants an int's length, though it has no use for the value */
+    return kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_DETACH_FILTER, &unused,
+                       sizeof unused) == 0;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "live.h"
+
+#include "../shim/gate.h"
+#include "../shim/sockdiag.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static struct segment_listener *entry_of(struct segment *segment, uint64_t cookie)
+{
+    uint32_t used = atomic_load(&segment->listeners_used);
+    for (uint32_t i = 0; i < used && i < SEGMENT_LISTENERS; i++)
+        if (atomic_load(&segment->listener[i].cookie) == cookie)
+            return &segment->listener[i];
+    return NULL;
+}
+
+static void apply_gate(const struct segment *segment, struct segment_listener *entry, int fd)
+{
+    bool paused = atomic_load(&segment->admission) != ADMISSION_OPEN;
+    uint32_t open = 0, shut = 1;
+    int family = 0, filter = 0;
+    socklen_t length = sizeof family;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) < 0 || family == AF_UNIX)
+        return;
+    if (paused) {
+        /* A filter that is there and not ours is the program's own: hands off. */
+        length = 0;
+        filter = getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &length) == 0 && length > 0;
+        if (!filter && atomic_compare_exchange_strong(&entry->gated, &open, 1)) {
+            atomic_store(&entry->gated_once, 1);
+            if (!gate_shut(fd))
+                atomic_store(&entry->gated, 0);
+        }
+    } else if (segment_limit(segment, LIMIT_QUEUE) != 0 &&
+               atomic_compare_exchange_strong(&entry->gated, &shut, 0)) {
+        gate_open(fd);
+    }
+}
+
+static void apply(struct segment *segment, int fd)
+{
+    struct segment_listener *entry = entry_of(segment, sockdiag_cookie(fd));
+    if (!entry)
+        return;
+    uint32_t asked = atomic_load(&entry->asked_backlog);
+    if (asked && asked <= INT32_MAX)
+        listen(fd, segment_backlog(segment, (int)asked));
+    apply_gate(segment, entry, fd);
+}
+
+static bool names_listener(const char *link, const struct service_view *view)
+{
+    unsigned inode;
+    if (sscanf(link, "socket:[%u]", &inode) != 1)
+        return false;
+    for (unsigned i = 0; i < view->listeners; i++)
+        if (view->listener[i].inode == inode)
+            return true;
+    return false;
+}
+
+static void apply_in_process(struct segment *segment, const struct service_view *view, pid_t pid)
+{
+    char path[64], link[64];
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    DIR *directory = opendir(path);
+    int process = directory ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    for (struct dirent *entry; process >= 0 && (entry = readdir(directory));) {
+        ssize_t length = readlinkat(dirfd(directory), entry->d_name, link, sizeof link - 1);
+        if (length <= 0)
+            continue;
+        link[length] = '\0';
+        if (!names_listener(link, view))
+            continue;
+        int fd = (int)syscall(SYS_pidfd_getfd, process, atoi(entry->d_name), 0);
+        if (fd < 0)
+            continue;
+        apply(segment, fd);
+        close(fd);
+    }
+    if (process >= 0)
+        close(process);
+    if (directory)
+        closedir(directory);
+}
+
+void live_apply_listeners(const struct service_file *service)
+{
+    struct service_view *view = malloc(sizeof *view);
+    if (!view)
+        return;
+    service_view(service, view);
+    for (unsigned i = 0; i < view->processes && view->listeners > 0; i++)
+        apply_in_process(service->segment, view, view->process[i].pid);
+    free(view);
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "commands.h"
+#include "services.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct listing {
+    json_t *services; /* with --json */
+    struct service_view *view;
+    unsigned lines;
+    int status;
+};
+
+static const char *const admission_text[] = {"open", "paused", "draining"};
+
+/* How full the service is, in percent of the ceiling that is nearest; -1 without one. */
+static int fullness(const struct service_view *view)
+{
+    uint64_t total = view->limits.value[LIMIT_TOTAL_CONNS], each = view->limits.value[LIMIT_CONNS];
+    double full = -1;
+    if (total != LIMIT_OFF)
+        full = (double)view->conns / (double)total;
+    for (unsigned i = 0; i < view->processes; i++) {
+        const struct process_view *process = &view->process[i];
+        uint64_t ceiling =
+            process->override_mask >> LIMIT_CONNS & 1 ? process->override[LIMIT_CONNS] : each;
+        if (ceiling != LIMIT_OFF && ceiling && (double)process->conns / (double)ceiling > full)
+            full = (double)process->conns / (double)ceiling;
+    }
+    return full < 0 ? -1 : (int)(full * 100);
+}
+
+static void owner_name(uid_t owner, char *out, size_t size)
+{
+    const struct passwd *user = getpwuid(owner);
+    if (user)
+        snprintf(out, size, "%s", user->pw_name);
+    else
+        snprintf(out, size, "%u", owner);
+}
+
+static void add_json(struct listing *listing, const struct service_file *service,
+                     const char *owner, const char *ceiling, int full)
+{
+    const struct service_view *view = listing->view;
+    json_t *pids = json_array();
+    for (unsigned i = 0; i < view->processes; i++)
+        json_array_append_new(pids, json_integer(view->process[i].pid));
+    json_array_append_new(
+        listing->services,
+        json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", service->name, "user", owner,
+                  "admission", admission_text[view->admission], "conns", (json_int_t)view->conns,
+                  "total-conns", ceiling, "full_percent",
+                  full < 0 ? json_null() : json_integer(full), "processes", pids));
+}
+
+static void list(struct service_file *service, enum segment_result result, void *context)
+{
+    struct listing *listing = context;
+    struct service_view *view = listing->view;
+    char owner[64], ceiling[LIMIT_VALUE_MAX], percent[16] = "-";
+
+    if (result == SEGMENT_ABSENT)
+        return; /* ended, and cleared, while we looked */
+    if (result != SEGMENT_OK) {
+        listing->status =
+            complain(EXIT_FAILED, "%s: %s (%s)", service->name, segment_result_text(result),
+                     service->path);
+        return;
+    }
+    if (service_processes(service) == 0) {
+        service_clear(service);
+        return;
+    }
+    service_view(service, view);
+    owner_name(service->owner, owner, sizeof owner);
+    limits_format(&view->limits, LIMIT_TOTAL_CONNS, ceiling, sizeof ceiling);
+    int full = fullness(view);
+    if (listing->services) {
+        add_json(listing, service, owner, ceiling, full);
+        return;
+    }
+    if (full >= 0)
+        snprintf(percent, sizeof percent, "%d%%", full);
+    if (listing->lines++ == 0)
+        printf("%-20s %-12s %9s %9s %11s %5s  %s\n", "SERVICE", "USER", "PROCESSES", "CONNS",
+               "TOTAL-CONNS", "FULL", "ADMISSION");
+    printf("%-20s %-12s %9u %9" PRIu64 " %11s %5s  %s\n", service->name, owner, view->processes,
+           view->conns, ceiling, percent, admission_text[view->admission]);
+}
+
+int command_ls(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    struct listing listing = {.status = EXIT_DONE};
+
+    for (int option; (option = getopt_long(argc, argv, "jh", options, NULL)) != -1;) {
+        if (option == 'j')
+            listing.services = listing.services ? listing.services : json_array();
+        else
+            return option == 'h' ? help_of("ls") : usage_of("ls");
+    }
+    if (optind < argc)
+        return usage_of("ls");
+    listing.view = malloc(sizeof *listing.view);
+    if (!listing.view)
+        return complain(EXIT_FAILED, "out of memory");
+    services_each(list, &listing);
+    if (listing.services) {
+        json_dumpf(listing.services, stdout, JSON_INDENT(2));
+        putchar('\n');
+        json_decref(listing.services);
+    } else if (listing.lines == 0 && isatty(STDOUT_FILENO)) {
+        puts("no service runs");
+    }
+    free(listing.view);
+    return listing.status;
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "commands.h"
+#include "reach.h"
+#include "services.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LIBRARY "libbackpressure.so"
+#define LINE_MAX_LENGTH 4096
+#define ENVIRONMENT_MAX (LIMIT_KEYS * LIMIT_VALUE_MAX)
+
+/* Beside bpctl, as built; in the libdir beside its bindir, as installed; or where it was told. */
+static bool find_library(char *out, size_t size)
+{
+    static const char *const places[] = {"", "../lib/", "../lib64/"};
+    char self[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+
+    for (size_t i = 0; length > 0 && i < sizeof places / sizeof *places; i++) {
+        self[length] = '\0';
+        char *slash = strrchr(self, '/');
+        snprintf(out, size, "%.*s/%s" LIBRARY, (int)(slash - self), self, places[i]);
+        if (access(out, R_OK) == 0)
+            return true;
+    }
+    snprintf(out, size, "%s/" LIBRARY, BACKPRESSURE_LIBDIR);
+    return access(out, R_OK) == 0;
+}
+
+static int read_file(const char *path, struct limits_source *source)
+{
+    char line[LINE_MAX_LENGTH];
+    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    if (!file)
+        return complain(EXIT_USAGE, "%s: %s", path, strerror(errno));
+    for (unsigned number = 1; fgets(line, sizeof line, file); number++) {
+        size_t length = strcspn(line, "\n");
+        if (line[length] != '\n' && !feof(file)) {
+            fclose(file);
+            return complain(EXIT_USAGE, "%s:%u: line longer than %d bytes", path, number,
+                            LINE_MAX_LENGTH - 2);
+        }
+        line[length] = '\0';
+        if (!limits_take_line(source, line)) {
+            fclose(file);
+            return complain(EXIT_USAGE, "%s:%u: %s", path, number, source->error);
+        }
+    }
+    int status = ferror(file) ? complain(EXIT_USAGE, "%s: cannot be read: %s", path,
+                                         strerror(errno))
+                              : EXIT_DONE;
+    if (file != stdin)
+        fclose(file);
+    return status;
+}
+
+/* The grammar's own quoting: a value with blanks goes into quotes of the kind it does not hold. */
+static bool add_pair(char *out, size_t size, const char *key, const char *value)
+{
+    size_t used = strlen(out);
+    const char *quote = strpbrk(value, " '\"") ? strchr(value, '"') ? "'" : "\"" : "";
+    int length = snprintf(out + used, size - used, "%s%s%s=%s%s", used ? " " : "", quote, key,
+                          value, quote);
+    return length >= 0 && (size_t)length < size - used;
+}
+
+static bool compose(char *out, size_t size, const char *name, const struct limits *limits)
+{
+    char value[LIMIT_VALUE_MAX], usual[LIMIT_VALUE_MAX];
+    struct limits defaults;
+
+    limits_defaults(&defaults);
+    out[0] = '\0';
+    if (!add_pair(out, size, "name", name))
+        return false;
+    for (unsigned key = 0; key < LIMIT_KEYS; key++) {
+        limits_format(limits, key, value, sizeof value);
+        limits_format(&defaults, key, usual, sizeof usual);
+        if (strcmp(value, usual) != 0 && !add_pair(out, size, limits_key_name(key), value))
+            return false;
+    }
+    return true;
+}
+
+/* The name that the command's own gives: `nginx` for /usr/sbin/nginx. */
+static void name_after(const char *command, char name[SERVICE_NAME_MAX])
+{
+    const char *slash = strrchr(command, '/');
+    snprintf(name, SERVICE_NAME_MAX, "%s", slash ? slash + 1 : command);
+    for (char *at = name; *at; at++) {
+        char alone[] = {*at, '\0'};
+        if (!limits_name_valid(alone) && !(*at == '.' && at > name))
+            *at = '_';
+    }
+    if (!limits_name_valid(name))
+        snprintf(name, SERVICE_NAME_MAX, "service");
+}
+
+/* A service of that name that runs already has limits of its own, which would win silently. */
+static int check_free(const char *name, bool limits_given)
+{
+    char directory[SEGMENT_PATH_MAX], path[SEGMENT_PATH_MAX + SERVICE_NAME_MAX];
+    struct service_file service = {.fd = -1};
+    int status = EXIT_DONE;
+
+    enum segment_result result =
+        segment_directory(geteuid(), true, directory, sizeof directory);
+    if (result != SEGMENT_OK)
+        return complain(EXIT_FAILED, "%s: %s", directory, segment_result_text(result));
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    result = segment_open(path, &service.segment, &service.fd);
+    if (result == SEGMENT_OK && limits_given && service_processes(&service) > 0)
+        status = complain(EXIT_FAILED,
+                          "%s: runs already, under its own limits; change them with `bpctl set "
+                          "%s`, or choose another --name",
+                          name, name);
+    else if (result != SEGMENT_OK && result != SEGMENT_ABSENT)
+        status = complain(EXIT_FAILED, "%s: %s (%s); remove that file, or choose another --name",
+                          name, segment_result_text(result), path);
+    service_close(&service);
+    return status;
+}
+
+static int preload(const char *library)
+{
+    const char *before = getenv("LD_PRELOAD");
+    char *value = NULL;
+    if (strpbrk(library, " :"))
+        return complain(EXIT_FAILED, "%s: ld.so cannot preload from a path with blanks or colons",
+                        library);
+    if (asprintf(&value, "%s%s%s", library, before && *before ? ":" : "", before ? before : "") <
+            0 ||
+        setenv("LD_PRELOAD", value, 1) < 0)
+        return complain(EXIT_FAILED, "%s", strerror(errno));
+    free(value);
+    return EXIT_DONE;
+}
+
+static int start(const char *name, const struct limits *limits, char **command)
+{
+    static char environment[ENVIRONMENT_MAX];
+    char library[PATH_MAX + sizeof LIBRARY + 16], why[160];
+
+    if (!find_library(library, sizeof library))
+        return complain(EXIT_FAILED, LIBRARY " is neither beside bpctl nor in %s",
+                        BACKPRESSURE_LIBDIR);
+    if (!compose(environment, sizeof environment, name, limits) ||
+        setenv("BACKPRESSURE", environment, 1) < 0)
+        return complain(EXIT_FAILED, "the limits do not fit into the environment");
+    if (!reach_program(command[0], why, sizeof why)) {
+        if (limits->value[LIMIT_STRICT] == 1)
+            return complain(EXIT_FAILED, "%s: %s; not started, because of strict=on", command[0],
+                            why);
+        complain(EXIT_DONE, "%s: %s: it runs without limits", command[0], why);
+    }
+    int status = preload(library);
+    if (status != EXIT_DONE)
+        return status;
+    execvp(command[0], command);
+    return complain(EXIT_FAILED, "%s: %s", command[0], strerror(errno));
+}
+
+int command_run(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"name", required_argument, NULL, 'n'},
+        {"file", required_argument, NULL, 'f'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
+    };
+    static struct limits_source from_file, source;
+    const char *given_name = NULL, *file = NULL;
+    struct limits defaults;
+    char name[SERVICE_NAME_MAX];
+
+    for (int option; (option = getopt_long(argc, argv, "+n:f:h", options, NULL)) != -1;) {
+        if (option == 'n')
+            given_name = optarg;
+        else if (option == 'f')
+            file = optarg;
+        else
+            return option == 'h' ? help_of("run") : usage_of("run");
+    }
+    limits_defaults(&defaults);
+    limits_source_init(&from_file, &defaults);
+    if (file && read_file(file, &from_file) != EXIT_DONE)
+        return EXIT_USAGE;
+    limits_source_init(&source, &from_file.limits);
+    bool separated = optind > 1 && strcmp(argv[optind - 1], "--") == 0;
+    for (; !separated && optind < argc && strchr(argv[optind], '='); optind++)
+        if (!limits_take(&source, argv[optind], strlen(argv[optind]), true))
+            return complain(EXIT_USAGE, "%s", source.error);
+    if (!separated && optind < argc && strcmp(argv[optind], "--") == 0)
+        optind++;
+    else if (!separated && optind < argc)
+        return complain(EXIT_USAGE, "%s: neither LIMIT=VALUE nor `--` before the command",
+                        argv[optind]);
+    if (optind >= argc)
+        return usage_of("run");
+    if (given_name && !limits_name_valid(given_name))
+        return complain(EXIT_USAGE,
+                        "--name %.80s: not a service name; allowed: 1 to %d of letters, digits, "
+                        "'.', '_' and '-', not starting with '.'",
+                        given_name, SERVICE_NAME_MAX - 1);
+    if (given_name && source.name[0] && strcmp(source.name, given_name) != 0)
+        return complain(EXIT_USAGE, "name=%s: contradicts --name %s", source.name, given_name);
+    if (!given_name)
+        given_name = source.name[0] ? source.name : from_file.name[0] ? from_file.name : NULL;
+    if (given_name)
+        snprintf(name, sizeof name, "%s", given_name);
+    else
+        name_after(argv[optind], name);
+    int status = check_free(name, source.given || from_file.given);
+    return status == EXIT_DONE ? start(name, &source.limits, argv + optind) : status;
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "services.h"
+
+#include "commands.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SHARED_MEMORY "/dev/shm"
+#define DIRECTORY_PREFIX "backpressure."
+
+const char *segment_result_text(enum segment_result result)
+{
+    switch (result) {
+    case SEGMENT_OK:
+        return "in order";
+    case SEGMENT_ABSENT:
+        return "no such service";
+    case SEGMENT_DENIED:
+        return "not accessible to this user";
+    case SEGMENT_DAMAGED:
+        return "its control segment is truncated or overwritten";
+    case SEGMENT_OTHER_VERSION:
+        return "its control segment was made by another version of the shim";
+    default:
+        return strerror(errno);
+    }
+}
+
+static enum segment_result open_in(const char *directory, uid_t owner, const char *name,
+                                   struct service_file *service)
+{
+    memset(service, 0, sizeof *service);
+    service->fd = -1;
+    service->owner = owner;
+    snprintf(service->name, sizeof service->name, "%s", name);
+    if ((size_t)snprintf(service->path, sizeof service->path, "%s/%s", directory, name) >=
+        sizeof service->path)
+        return SEGMENT_ABSENT;
+    return segment_open(service->path, &service->segment, &service->fd);
+}
+
+void service_close(struct service_file *service)
+{
+    if (service->segment)
+        munmap(service->segment, sizeof *service->segment);
+    if (service->fd >= 0)
+        close(service->fd);
+    service->segment = NULL;
+    service->fd = -1;
+}
+
+/* Calls `visit` with each directory of segments: the caller's own first. */
+static void each_directory(void (*visit)(const char *directory, uid_t owner, void *context),
+                           void *context)
+{
+    char own[SEGMENT_PATH_MAX], path[SEGMENT_PATH_MAX];
+    bool chosen = secure_getenv("BACKPRESSURE_DIR") != NULL;
+
+    if (segment_directory(geteuid(), false, own, sizeof own) == SEGMENT_OK)
+        visit(own, geteuid(), context);
+    DIR *directory = chosen ? NULL : opendir(SHARED_MEMORY);
+    if (!directory)
+        return;
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        char *end;
+        struct stat status;
+        if (strncmp(entry->d_name, DIRECTORY_PREFIX, strlen(DIRECTORY_PREFIX)) != 0)
+            continue;
+        unsigned long owner = strtoul(entry->d_name + strlen(DIRECTORY_PREFIX), &end, 10);
+        if (*end || owner == geteuid())
+            continue;
+        snprintf(path, sizeof path, "%s/%.200s", SHARED_MEMORY, entry->d_name);
+        if (lstat(path, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == owner &&
+            !(status.st_mode & 022) && access(path, R_OK | X_OK) == 0)
+            visit(path, (uid_t)owner, context);
+    }
+    closedir(directory);
+}
+
+struct search {
+    const char *name;
+    struct service_file *service;
+    enum segment_result result;
+};
+
+static void look_in(const char *directory, uid_t owner, void *context)
+{
+    struct search *search = context;
+    struct service_file found;
+    /* The caller's own comes first; after that, one that lives beats one that ended. */
+    if (search->result == SEGMENT_OK && (search->service->owner == geteuid() ||
+                                         service_processes(search->service) > 0))
+        return;
+    enum segment_result result = open_in(directory, owner, search->name, &found);
+    if (result == SEGMENT_ABSENT || (search->result == SEGMENT_OK && result != SEGMENT_OK)) {
+        service_close(&found);
+        return;
+    }
+    if (search->result == SEGMENT_OK)
+        service_close(search->service);
+    *search->service = found;
+    search->result = result;
+}
+
+bool service_open(const char *name, struct service_file *service)
+{
+    struct search search = {name, service, SEGMENT_ABSENT};
+    if (!limits_name_valid(name)) {
+        complain(EXIT_FAILED, "%.80s: not a service name", name);
+        return false;
+    }
+    each_directory(look_in, &search);
+    if (search.result == SEGMENT_OK)
+        return true;
+    if (search.result == SEGMENT_ABSENT)
+        complain(EXIT_FAILED, "%s: no such service; `bpctl ls` lists those there are", name);
+    else
+        complain(EXIT_FAILED, "%s: %s (%s)", name, segment_result_text(search.result),
+                 service->path);
+    return false;
+}
+
+struct visiting {
+    void (*visit)(struct service_file *service, enum segment_result result, void *context);
+    void *context;
+};
+
+static void visit_directory(const char *path, uid_t owner, void *context)
+{
+    const struct visiting *visiting = context;
+    struct dirent **names;
+    int count = scandir(path, &names, NULL, alphasort);
+    for (int i = 0; i < count; i++) {
+        struct service_file service;
+        const char *name = names[i]->d_name;
+        if (limits_name_valid(name) && strstr(name, ".new") == NULL) {
+            enum segment_result result = open_in(path, owner, name, &service);
+            visiting->visit(&service, result, visiting->context);
+            service_close(&service);
+        }
+        free(names[i]);
+    }
+    if (count >= 0)
+        free(names);
+}
+
+void services_each(void (*visit)(struct service_file *, enum segment_result, void *),
+                   void *context)
+{
+    struct visiting visiting = {visit, context};
+    each_directory(visit_directory, &visiting);
+}
+
+unsigned service_processes(const struct service_file *service)
+{
+    uint32_t used = atomic_load(&service->segment->processes_used);
+    unsigned alive = 0;
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+        alive += segment_process_alive(&service->segment->process[i]);
+    return alive;
+}
+
+void service_clear(const struct service_file *service)
+{
+    char directory[SEGMENT_PATH_MAX];
+    struct stat now, seen;
+    snprintf(directory, sizeof directory, "%s", service->path);
+    *strrchr(directory, '/') = '\0';
+    /* The directory's lock keeps a service from starting in this file meanwhile. */
+    int lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (lock < 0)
+        return;
+    if (flock(lock, LOCK_EX) == 0 && service_processes(service) == 0 &&
+        lstat(service->path, &now) == 0 && fstat(service->fd, &seen) == 0 &&
+        now.st_ino == seen.st_ino && now.st_dev == seen.st_dev)
+        unlink(service->path);
+    close(lock);
+}
+
+void clean_text(const _Atomic uint64_t *words, size_t length, char *out, size_t size)
+{
+    char raw[256];
+    size_t used = length < sizeof raw ? length : sizeof raw, end = 0;
+    words_load(raw, words, used);
+    while (end < used && end + 1 < size && raw[end]) {
+        out[end] = raw[end] >= ' ' && raw[end] <= '~' ? raw[end] : '?';
+        end++;
+    }
+    out[end] = '\0';
+}
+
+const char *counter_name(unsigned counter)
+{
+    static const char *const names[COUNTERS] = {
+        [COUNTER_CONNS_PEAK] = "conns_peak",
+        [COUNTER_ACCEPTED] = "accepted",
+        [COUNTER_HELD] = "held",
+        [COUNTER_SHED_BUSY] = "shed_busy",
+        [COUNTER_SHED_RESET] = "shed_reset",
+        [COUNTER_SHED_LATE] = "shed_late",
+        [COUNTER_BUFFER] = "buffer",
+        [COUNTER_BUFFER_PEAK] = "buffer_peak",
+        [COUNTER_READS_PAUSED] = "reads_paused",
+        [COUNTER_STALLS_RESET] = "stalls_reset",
+        [COUNTER_CONNECTS] = "connects",
+        [COUNTER_CONNECT_RETRIES] = "connect_retries",
+        [COUNTER_EXEMPTED] = "exempted",
+        [COUNTER_FOUND] = "found",
+        [COUNTER_UNTRACKED] = "untracked",
+    };
+    return counter < COUNTERS ? names[counter] : NULL;
+}

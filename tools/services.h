@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Finding services by name, and reading them without trusting them.
+ *
+ * bpctl runs as root and a server can write anything to its segment: all that leaves this room is
+ * bounded, counted or cleaned of what a terminal would obey.
+ */
+#ifndef BPCTL_SERVICES_H
+#define BPCTL_SERVICES_H
+
+#include "../shim/segment.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct service_file {
+    char name[SERVICE_NAME_MAX];
+    char path[SEGMENT_PATH_MAX];
+    uid_t owner;
+    struct segment *segment;
+    int fd;
+};
+
+/*
+ * Opens the service `name`: the caller's own, or, for root, any user's. On failure says why in one
+ * line and returns false. Closed with service_close.
+ */
+bool service_open(const char *name, struct service_file *service);
+void service_close(struct service_file *service);
+
+/* Calls `visit` for each segment file that the caller may read, opened or not (then `result` tells
+ * why). The visitor does not close it. */
+void services_each(void (*visit)(struct service_file *service, enum segment_result result,
+                                 void *context),
+                   void *context);
+
+/* Why a segment could not be opened, for people. */
+const char *segment_result_text(enum segment_result result);
+
+/* Removes the file of a service none of whose processes lives, unless one starts just now. */
+void service_clear(const struct service_file *service);
+
+struct process_view {
+    pid_t pid;
+    uint32_t index;
+    char command[17];
+    uint64_t conns; /* that the kernel still knows */
+    uint64_t counter[COUNTERS];
+    uint64_t override_mask;
+    uint64_t override[LIMIT_KEYS];
+};
+
+struct listener_view {
+    char address[SEGMENT_ADDRESS_MAX + 1];
+    uint64_t cookie;
+    uint32_t inode;
+    uint32_t asked_backlog;
+    uint32_t queue, queue_max; /* connections */
+};
+
+struct service_view {
+    struct limits limits;
+    enum admission_switch admission;
+    uint64_t conns; /* that the kernel still knows */
+    uint64_t totals[COUNTERS];
+    unsigned processes, listeners;
+    struct process_view process[SEGMENT_PROCESSES];
+    struct listener_view listener[SEGMENT_LISTENERS];
+};
+
+/* Reads everything once. The view is large: allocate it. */
+void service_view(const struct service_file *service, struct service_view *view);
+
+/* How many of its processes live. */
+unsigned service_processes(const struct service_file *service);
+
+/* A string from a segment: `out` gets at most `size - 1` printable ASCII bytes. */
+void clean_text(const _Atomic uint64_t *words, size_t length, char *out, size_t size);
+
+/* The name of a counter as the contract has it. */
+const char *counter_name(unsigned counter);
+
+#endif

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "commands.h"
+#include "services.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const admission_text[] = {"open", "paused", "draining"};
+
+static json_t *limits_json(const struct limits *limits)
+{
+    json_t *object = json_object();
+    char value[LIMIT_VALUE_MAX];
+    for (unsigned key = 0; key < LIMIT_KEYS; key++) {
+        limits_format(limits, key, value, sizeof value);
+        json_object_set_new(object, limits_key_name(key), json_string(value));
+    }
+    return object;
+}
+
+static json_t *counters_json(uint64_t conns, const uint64_t counter[COUNTERS])
+{
+    json_t *object = json_object();
+    json_object_set_new(object, "conns", json_integer((json_int_t)conns));
+    for (unsigned i = 0; i < COUNTERS; i++)
+        json_object_set_new(object, counter_name(i), json_integer((json_int_t)counter[i]));
+    return object;
+}
+
+static json_t *process_json(const struct process_view *process)
+{
+    json_t *object = json_object(), *own = json_object();
+    struct limits limits;
+    char value[LIMIT_VALUE_MAX];
+
+    json_object_set_new(object, "pid", json_integer(process->pid));
+    json_object_set_new(object, "command", json_string(process->command));
+    json_object_update_new(object, counters_json(process->conns, process->counter));
+    limits_defaults(&limits);
+    for (unsigned key = 0; key < LIMIT_KEYS; key++) {
+        if (!(process->override_mask >> key & 1) || !limits_key_per_process(key))
+            continue;
+        limits.value[key] = process->override[key];
+        limits_format(&limits, key, value, sizeof value);
+        json_object_set_new(own, limits_key_name(key), json_string(value));
+    }
+    json_object_set_new(object, "limits", own);
+    return object;
+}
+
+static json_t *service_json(const struct service_file *service, const struct service_view *view)
+{
+    json_t *processes = json_array(), *listeners = json_array();
+    for (unsigned i = 0; i < view->processes; i++)
+        json_array_append_new(processes, process_json(&view->process[i]));
+    for (unsigned i = 0; i < view->listeners; i++)
+        json_array_append_new(listeners,
+                              json_pack("{s:s, s:I, s:I}", "address", view->listener[i].address,
+                                        "queue", (json_int_t)view->listener[i].queue, "queue_max",
+                                        (json_int_t)view->listener[i].queue_max));
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "name", service->name, "admission",
+                     admission_text[view->admission], "limits", limits_json(&view->limits),
+                     "totals", counters_json(view->conns, view->totals), "processes", processes,
+                     "listeners", listeners);
+}
+
+/* Limits that are set, and all that differs from doing nothing. */
+static void print_limits(const struct limits *limits)
+{
+    struct limits defaults;
+    char value[LIMIT_VALUE_MAX], usual[LIMIT_VALUE_MAX];
+    limits_defaults(&defaults);
+    puts("limits");
+    for (unsigned key = 0; key < LIMIT_KEYS; key++) {
+        limits_format(limits, key, value, sizeof value);
+        limits_format(&defaults, key, usual, sizeof usual);
+        printf("  %-14s %s%s\n", limits_key_name(key), value,
+               strcmp(value, usual) == 0 && strcmp(value, "off") != 0 ? "  (default)" : "");
+    }
+}
+
+static void print_totals(const struct service_view *view)
+{
+    puts("totals");
+    printf("  %-14s %" PRIu64 "\n", "conns", view->conns);
+    for (unsigned i = 0; i < COUNTERS; i++)
+        if (view->totals[i] || i == COUNTER_ACCEPTED || i == COUNTER_HELD)
+            printf("  %-14s %" PRIu64 "\n", counter_name(i), view->totals[i]);
+}
+
+static void print_service(const struct service_file *service, const struct service_view *view)
+{
+    struct limits limits = view->limits;
+    char value[LIMIT_VALUE_MAX];
+
+    printf("%s: admission %s, %u process%s\n", service->name, admission_text[view->admission],
+           view->processes, view->processes == 1 ? "" : "es");
+    print_limits(&view->limits);
+    print_totals(view);
+    puts("processes");
+    printf("  %8s %-16s %8s %8s %10s %10s %10s  %s\n", "PID", "COMMAND", "CONNS", "PEAK",
+           "ACCEPTED", "HELD", "SHED", "CONNS-LIMIT");
+    for (unsigned i = 0; i < view->processes; i++) {
+        const struct process_view *process = &view->process[i];
+        const uint64_t *counter = process->counter;
+        limits.value[LIMIT_CONNS] = process->override_mask >> LIMIT_CONNS & 1
+                                        ? process->override[LIMIT_CONNS]
+                                        : view->limits.value[LIMIT_CONNS];
+        limits_format(&limits, LIMIT_CONNS, value, sizeof value);
+        printf("  %8d %-16s %8" PRIu64 " %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64
+               "  %s\n",
+               (int)process->pid, process->command, process->conns, counter[COUNTER_CONNS_PEAK],
+               counter[COUNTER_ACCEPTED], counter[COUNTER_HELD],
+               counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] +
+                   counter[COUNTER_SHED_LATE],
+               value);
+    }
+    puts("listeners");
+    printf("  %8s %9s  %s\n", "QUEUE", "QUEUE-MAX", "ADDRESS");
+    for (unsigned i = 0; i < view->listeners; i++)
+        printf("  %8u %9u  %s\n", view->listener[i].queue, view->listener[i].queue_max,
+               view->listener[i].address);
+}
+
+int command_show(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    struct service_file service;
+    bool as_json = false;
+
+    for (int option; (option = getopt_long(argc, argv, "jh", options, NULL)) != -1;) {
+        if (option == 'j')
+            as_json = true;
+        else
+            return option == 'h' ? help_of("show") : usage_of("show");
+    }
+    if (optind + 1 != argc)
+        return usage_of("show");
+    if (!service_open(argv[optind], &service))
+        return EXIT_FAILED;
+    struct service_view *view = malloc(sizeof *view);
+    if (!view)
+        return complain(EXIT_FAILED, "out of memory");
+    service_view(&service, view);
+    if (as_json) {
+        json_t *object = service_json(&service, view);
+        json_dumpf(object, stdout, JSON_INDENT(2));
+        putchar('\n');
+        json_decref(object);
+    } else {
+        print_service(&service, view);
+    }
+    free(view);
+    service_close(&service);
+    return EXIT_DONE;
+}

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Reading a service once, as the kernel confirms it: connections and listeners are what sock_diag
+ * knows, not what a count in the segment claims.
+ */
+#include "services.h"
+
+#include "../shim/sockdiag.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct kernel_sockets {
+    struct sockdiag_entry *entry;
+    size_t count, room;
+    bool complete;
+};
+
+static void collect(const struct sockdiag_entry *entry, void *context)
+{
+    struct kernel_sockets *sockets = context;
+    if (sockets->count == sockets->room) {
+        size_t room = sockets->room ? sockets->room * 2 : 1024;
+        struct sockdiag_entry *grown = realloc(sockets->entry, room * sizeof *grown);
+        if (!grown) {
+            sockets->complete = false;
+            return;
+        }
+        sockets->entry = grown;
+        sockets->room = room;
+    }
+    sockets->entry[sockets->count++] = *entry;
+}
+
+static int by_cookie(const void *left, const void *right)
+{
+    uint64_t a = ((const struct sockdiag_entry *)left)->cookie;
+    uint64_t b = ((const struct sockdiag_entry *)right)->cookie;
+    return (a > b) - (a < b);
+}
+
+static const struct sockdiag_entry *find(const struct kernel_sockets *sockets, uint64_t cookie)
+{
+    struct sockdiag_entry wanted = {.cookie = cookie};
+    return sockets->count ? bsearch(&wanted, sockets->entry, sockets->count, sizeof wanted,
+                                    by_cookie)
+                          : NULL;
+}
+
+static uint64_t network_of(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
+}
+
+/* sock_diag answers for the caller's network namespace: goes to the service's, if it is allowed to.
+ * Returns a descriptor to come back with, or -1 when no move was needed, or -2 when it failed. */
+static int enter_network(const struct segment *segment, const struct service_view *view)
+{
+    uint64_t wanted = atomic_load(&segment->network);
+    char path[64];
+
+    if (network_of("/proc/self/ns/net") == wanted)
+        return -1;
+    for (unsigned i = 0; i < view->processes; i++) {
+        snprintf(path, sizeof path, "/proc/%d/ns/net", (int)view->process[i].pid);
+        if (network_of(path) != wanted)
+            continue;
+        int home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+        int there = open(path, O_RDONLY | O_CLOEXEC);
+        bool moved = home >= 0 && there >= 0 && setns(there, CLONE_NEWNET) == 0;
+        if (there >= 0)
+            close(there);
+        if (moved)
+            return home;
+        if (home >= 0)
+            close(home);
+        break;
+    }
+    return -2;
+}
+
+static void leave_network(int home)
+{
+    if (home < 0)
+        return;
+    if (setns(home, CLONE_NEWNET) < 0)
+        perror("bpctl: cannot return to the own network namespace");
+    close(home);
+}
+
+static struct kernel_sockets ask_kernel(bool listeners)
+{
+    struct kernel_sockets sockets = {.complete = true};
+    static const int families[] = {AF_INET, AF_INET6, AF_UNIX};
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (!sockdiag_dump(families[i], listeners, collect, &sockets))
+            sockets.complete = false;
+    if (sockets.count)
+        qsort(sockets.entry, sockets.count, sizeof *sockets.entry, by_cookie);
+    return sockets;
+}
+
+static void view_processes(const struct segment *segment, struct service_view *view)
+{
+    uint32_t used = atomic_load(&segment->processes_used);
+
+    for (unsigned i = 0; i < COUNTERS; i++)
+        view->totals[i] = atomic_load(&segment->retired[i]);
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++) {
+        const struct segment_process *process = &segment->process[i];
+        uint64_t counter[COUNTERS];
+        for (unsigned j = 0; j < COUNTERS; j++)
+            view->totals[j] += counter[j] = atomic_load(&process->counter[j]);
+        if (!segment_process_alive(process))
+            continue;
+        struct process_view *seen = &view->process[view->processes++];
+        seen->index = i;
+        seen->pid = (pid_t)process_pid(atomic_load(&process->identity));
+        clean_text(process->command, sizeof process->command, seen->command,
+                   sizeof seen->command);
+        memcpy(seen->counter, counter, sizeof counter);
+        seen->override_mask = atomic_load(&process->override_mask);
+        for (unsigned j = 0; j < LIMIT_KEYS; j++)
+            seen->override[j] = atomic_load(&process->override[j]);
+    }
+    view->totals[COUNTER_CONNS_PEAK] = atomic_load(&segment->conns_peak);
+}
+
+static void count_holders(const struct segment_conn *conn, struct service_view *view,
+                          const uint16_t *process_at)
+{
+    uint64_t holders = atomic_load(&conn->holders);
+    for (unsigned i = 0; i < CONN_HOLDERS; i++) {
+        uint64_t holder = holders >> 16 * i & 0xffff;
+        if (holder && holder <= SEGMENT_PROCESSES && process_at[holder - 1])
+            view->process[process_at[holder - 1] - 1].conns++;
+    }
+}
+
+static void view_connections(const struct segment *segment, const struct kernel_sockets *sockets,
+                             struct service_view *view)
+{
+    uint32_t used = atomic_load(&segment->conns_used);
+    uint16_t process_at[SEGMENT_PROCESSES] = {0};
+
+    for (unsigned i = 0; i < view->processes; i++)
+        process_at[view->process[i].index] = (uint16_t)(i + 1);
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
+        const struct segment_conn *conn = &segment->conn[slot];
+        if (conn_phase(atomic_load(&segment->conn_state[slot])) != CONN_OPEN)
+            continue;
+        const struct sockdiag_entry *socket = find(sockets, atomic_load(&conn->cookie));
+        bool foreign = atomic_load(&conn->flags) & CONN_FOREIGN;
+        if (sockets->complete && !foreign && (!socket || socket->inode == 0))
+            continue;
+        view->conns++;
+        count_holders(conn, view, process_at);
+    }
+}
+
+static void view_listeners(const struct segment *segment, const struct kernel_sockets *sockets,
+                           struct service_view *view)
+{
+    uint32_t used = atomic_load(&segment->listeners_used);
+    for (uint32_t i = 0; i < used && i < SEGMENT_LISTENERS; i++) {
+        const struct segment_listener *listener = &segment->listener[i];
+        uint64_t cookie = atomic_load(&listener->cookie);
+        const struct sockdiag_entry *socket = find(sockets, cookie);
+        if (cookie == 0 || !socket)
+            continue;
+        struct listener_view *seen = &view->listener[view->listeners++];
+        clean_text(listener->address, sizeof listener->address, seen->address,
+                   sizeof seen->address);
+        seen->cookie = cookie;
+        seen->inode = socket->inode;
+        seen->asked_backlog = atomic_load(&listener->asked_backlog);
+        seen->queue = socket->queue;
+        seen->queue_max = socket->backlog + 1; /* what fits: see segment_backlog */
+    }
+}
+
+void service_view(const struct service_file *service, struct service_view *view)
+{
+    const struct segment *segment = service->segment;
+    memset(view, 0, sizeof *view);
+    segment_read_limits(segment, &view->limits);
+    uint32_t admission = atomic_load(&segment->admission);
+    view->admission = admission <= ADMISSION_DRAINING ? (enum admission_switch)admission
+                                                      : ADMISSION_PAUSED;
+    view_processes(segment, view);
+    int home = enter_network(segment, view);
+    struct kernel_sockets open = ask_kernel(false), listening = ask_kernel(true);
+    leave_network(home);
+    if (home == -2)
+        open.complete = false; /* another namespace's sockets prove nothing */
+    view_connections(segment, &open, view);
+    view_listeners(segment, &listening, view);
+    free(open.entry);
+    free(listening.entry);
+}
