@@ -22,6 +22,7 @@
 
 #define MILLISECOND UINT64_C(1000000)
 #define NEVER UINT64_MAX
+#define EVENT_EVERY_NS (1000 * MILLISECOND) /* of one kind, in one process */
 /* A thread that waits for a slot looks itself so often, and audits; the futex wakes it sooner. */
 #define WATCHER_SLICE_NS (8 * MILLISECOND)
 #define SLEEPER_SLICE_NS (25 * MILLISECOND)
@@ -66,7 +67,7 @@ static bool anybody_exempt(void)
     return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
 }
 
-bool admission_visible(const struct listener *listener)
+static bool let_in(const struct listener *listener)
 {
     enum reservation room = connections_room();
     if (room == RESERVED)
@@ -76,6 +77,15 @@ bool admission_visible(const struct listener *listener)
     if (when_full() != WHEN_FULL_HOLD)
         return true; /* to be refused in accept */
     return anybody_exempt() && waiting_room_has_space(listeners_index(listener));
+}
+
+bool admission_visible(struct listener *listener)
+{
+    if (!let_in(listener))
+        return false;
+    if (atomic_load_explicit(&listener->holding, memory_order_relaxed))
+        atomic_store(&listener->holding, 0);
+    return true;
 }
 
 bool admission_pending(const struct listener *listener)
@@ -126,6 +136,26 @@ static bool client_waits(int fd)
     struct pollfd listener = {.fd = fd, .events = POLLIN};
     struct timespec now = {0, 0};
     return kernel_call(SYS_ppoll, &listener, 1, &now, NULL, 0) > 0;
+}
+
+void admission_holds(struct listener *listener, int fd)
+{
+    static _Atomic uint64_t told_ns;
+    uint64_t now, before = atomic_load(&told_ns);
+    char address[SEGMENT_ADDRESS_MAX] = "";
+    int not_yet = 0;
+
+    if (atomic_load_explicit(&listener->holding, memory_order_relaxed) || !client_waits(fd) ||
+        !atomic_compare_exchange_strong(&listener->holding, &not_yet, 1))
+        return;
+    service_count(COUNTER_HELD, 1);
+    now = monotonic_ns();
+    if ((before && now - before < EVENT_EVERY_NS) ||
+        !atomic_compare_exchange_strong(&told_ns, &before, now))
+        return;
+    if (listener->shared)
+        words_load(address, listener->shared->address, sizeof address);
+    service_event(EVENT_HELD, gauge_count(&service.segment->conns), address);
 }
 
 /* The kernel's accept, which must not be left half way: cancellation waits until it is accounted. */
@@ -193,16 +223,21 @@ static int refuse(struct admission *admission, int fd, enum when_full how)
     return TRY_AGAIN;
 }
 
+static int park(struct admission *admission, int fd, struct peer_key key)
+{
+    service_count(COUNTER_HELD, 1);
+    if (!waiting_room_park(listeners_index(admission->listener), fd, key))
+        return refuse(admission, fd, WHEN_FULL_RESET);
+    return TRY_AGAIN;
+}
+
 /* Over peer-conns: others must not wait behind it, so it cannot stay in the kernel's queue. */
 static int turn_away_peer(struct admission *admission, int fd, struct peer_key key)
 {
     connections_cancel();
     if (when_full() != WHEN_FULL_HOLD)
         return refuse(admission, fd, when_full());
-    service_count(COUNTER_HELD, 1);
-    if (!waiting_room_park(listeners_index(admission->listener), fd, key))
-        return refuse(admission, fd, WHEN_FULL_RESET);
-    return TRY_AGAIN;
+    return park(admission, fd, key);
 }
 
 /* Accepts one. `reserved` tells whether there is a slot for it, or it came to be refused. */
@@ -234,9 +269,7 @@ static int accept_one(struct admission *admission, bool reserved)
     if (!reserved) {
         if (when_full() != WHEN_FULL_HOLD)
             return refuse(admission, fd, when_full());
-        if (!waiting_room_park(listeners_index(listener), fd, key))
-            return refuse(admission, fd, WHEN_FULL_RESET);
-        return TRY_AGAIN;
+        return park(admission, fd, key);
     }
     if (!connections_reserve_peer(key, true, &peer))
         return turn_away_peer(admission, fd, key);
@@ -318,21 +351,6 @@ static int fail(int error)
     return -1;
 }
 
-static void record_hold(const struct admission *admission)
-{
-    static _Atomic uint64_t told_ns;
-    uint64_t now = monotonic_ns(), before = atomic_load(&told_ns);
-    char address[SEGMENT_ADDRESS_MAX] = "";
-
-    service_count(COUNTER_HELD, 1);
-    if ((before && now - before < 1000 * MILLISECOND) ||
-        !atomic_compare_exchange_strong(&told_ns, &before, now))
-        return;
-    if (admission->listener->shared)
-        words_load(address, admission->listener->shared->address, sizeof address);
-    service_event(EVENT_HELD, gauge_count(&service.segment->conns), address);
-}
-
 /* Waits for a slot, one slice. True when the wait goes on; otherwise errno is set. */
 static bool wait_slice(const struct admission *admission, bool *watcher)
 {
@@ -388,7 +406,7 @@ static bool wait_in_slices(const struct admission *admission, bool *watcher)
 static bool wait_for_slot(const struct admission *admission)
 {
     bool watcher = false, goes_on;
-    record_hold(admission);
+    admission_holds(admission->listener, admission->fd);
     pthread_cleanup_push(stop_watching, &watcher);
     goes_on = wait_in_slices(admission, &watcher);
     pthread_cleanup_pop(1);
@@ -431,7 +449,7 @@ static int nobody_now(struct admission *admission, int outcome)
         return accept_real(admission->fd, admission->address, admission->length,
                            admission->flags);
     if (outcome == MUST_WAIT) {
-        record_hold(admission);
+        admission_holds(admission->listener, admission->fd);
         admission_attend();
         readiness_hold(admission->fd);
         if (++idle_accepts > IDLE_ACCEPTS) {

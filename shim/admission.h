@@ -19,7 +19,10 @@
 int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
 
 /* Whether the program is to see this listener as ready, when the kernel says that it is. */
-bool admission_visible(const struct listener *listener);
+bool admission_visible(struct listener *listener);
+
+/* Records, once until it is visible again, that clients wait for a slot at `fd`, if they do. */
+void admission_holds(struct listener *listener, int fd);
 
 /* Whether it is to see it as ready whatever the kernel says: somebody waits in the waiting room. */
 bool admission_pending(const struct listener *listener);

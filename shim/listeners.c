@@ -112,6 +112,7 @@ int listeners_learn(int fd)
         if (listener->shared)
             atomic_store(&listener->shared->pid, service.pid);
         atomic_store(&listener->own_filter, 0);
+        atomic_store(&listener->holding, 0);
         uint32_t end = atomic_load(&listeners_end);
         while (end <= i && !atomic_compare_exchange_weak(&listeners_end, &end, i + 1))
             ;

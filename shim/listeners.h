@@ -21,6 +21,7 @@ struct listener {
     _Atomic int nonblocking;         /* O_NONBLOCK as last seen */
     _Atomic uint64_t receive_timeout_ns; /* SO_RCVTIMEO; 0 waits for ever */
     _Atomic int own_filter;              /* the program attached one: hands off */
+    _Atomic int holding;                 /* clients wait at the ceiling, and it is recorded */
 };
 
 /* Calls the real listen with the backlog that `queue` allows, and learns the listener. */

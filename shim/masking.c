@@ -25,8 +25,11 @@ static bool concerns(int fd)
 /* A listener that is to be left out of the call. */
 static bool masked(int fd)
 {
-    const struct listener *listener = listeners_tracked(fd);
-    return listener && !admission_visible(listener);
+    struct listener *listener = listeners_tracked(fd);
+    if (!listener || admission_visible(listener))
+        return false;
+    admission_holds(listener, fd);
+    return true;
 }
 
 static bool pending(int fd)
@@ -115,7 +118,6 @@ static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t c
         short events = result[i].fd < 0 ? 0 : result[i].revents;
         if (events & READABLE && masked(fds[i].fd)) {
             events &= ~READABLE;
-            service_count(COUNTER_HELD, 1);
         } else if (waiting_room_occupied() && fds[i].events & READABLE && fds[i].fd >= 0 &&
                    pending(fds[i].fd)) {
             events |= fds[i].events & READABLE;
@@ -231,7 +233,6 @@ static int settle_select(const struct select_call *call, int ready)
         if (*word & mask && masked(fd)) {
             *word &= ~mask;
             ready--;
-            service_count(COUNTER_HELD, 1);
         } else if (!(*word & mask) && pending(fd)) {
             *word |= mask;
             ready++;

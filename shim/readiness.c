@@ -116,7 +116,7 @@ static void show(struct watched_set *set, struct interest *interest)
 
 static bool visible(int fd)
 {
-    const struct listener *listener = listeners_tracked(fd);
+    struct listener *listener = listeners_tracked(fd);
     return !listener || admission_visible(listener);
 }
 
@@ -271,8 +271,7 @@ static int without_hidden(struct watched_set *set, struct epoll_event *events, i
         struct interest *interest =
             events[i].events & (EPOLLERR | EPOLLHUP) ? NULL : interest_of(set, &events[i]);
         if (interest && !visible(interest->fd)) {
-            if (interest->sight == IN_SIGHT)
-                service_count(COUNTER_HELD, 1);
+            admission_holds(listeners_tracked(interest->fd), interest->fd);
             hide(set, interest);
             continue;
         }

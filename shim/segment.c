@@ -228,9 +228,11 @@ enum segment_result segment_join(const char *name, const struct limits *limits,
 int segment_backlog(const struct segment *segment, int asked)
 {
     uint64_t queue = segment_limit(segment, LIMIT_QUEUE);
-    if (queue == LIMIT_OFF || (int64_t)queue > (int64_t)asked + 1)
+    if (queue == LIMIT_OFF)
         return asked;
-    return queue ? (int)queue - 1 : 0;
+    if (queue == 0)
+        return 0;
+    return queue > INT_MAX ? INT_MAX : (int)queue - 1;
 }
 
 void segment_read_limits(const struct segment *segment, struct limits *limits)
