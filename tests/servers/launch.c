@@ -312,7 +312,8 @@ unsigned connections_by_ss(uint16_t port)
     char filter[64];
     unsigned count = 0;
     snprintf(filter, sizeof filter, "( sport = :%u )", port);
-    const char *const words[] = {"ss", "-Htnp", "state", "connected", filter, NULL};
+    const char *const words[] = {"ss",    "-Htnp",      "state", "established",
+                                 "state", "close-wait", filter,  NULL};
     if (run(words, out, sizeof out) != 0)
         return UINT32_MAX;
     for (char *line = strtok(out, "\n"); line; line = strtok(NULL, "\n"))

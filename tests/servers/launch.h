@@ -40,7 +40,10 @@ bool server_start(struct server *server, const char *const *limits, const char *
 /* Ends the process and all that it started, waits for them, and removes its directory. */
 void server_stop(struct server *server);
 
-/* Connections to the server's port that processes hold, as `ss` counts them. */
+/*
+ * Connections to the server's port that processes hold, as `ss` counts them. What the shim refused
+ * and is closing (FIN-WAIT) is not among them.
+ */
 unsigned connections_by_ss(uint16_t port);
 
 /* User and system time, in clock ticks, of the server and its descendants. */
