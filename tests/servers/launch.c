@@ -113,11 +113,10 @@ static void become(const char *const *words, const char *output)
     _exit(127);
 }
 
-static bool answers(uint16_t port)
+static bool answers(const struct sockaddr *address, socklen_t length)
 {
-    struct sockaddr_in address = loopback(port);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool up = connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool up = connect(fd, address, length) == 0;
     close(fd);
     return up;
 }
@@ -129,6 +128,13 @@ static void nap(void)
 }
 
 bool server_start(struct server *server, const char *const *limits, const char *const *command)
+{
+    struct sockaddr_in address = loopback(server->port);
+    return server_start_at(server, (struct sockaddr *)&address, sizeof address, limits, command);
+}
+
+bool server_start_at(struct server *server, const struct sockaddr *address, socklen_t length,
+                     const char *const *limits, const char *const *command)
 {
     const char *words[WORDS_MAX * 2];
     char log[PATH_LENGTH * 2];
@@ -154,7 +160,7 @@ bool server_start(struct server *server, const char *const *limits, const char *
     }
     double deadline = seconds_now() + COMES_UP_SECONDS;
     while (seconds_now() < deadline) {
-        if (answers(server->port))
+        if (answers(address, length))
             return true;
         if (waitpid(server->pid, NULL, WNOHANG) == server->pid) {
             pid_t others[2];

@@ -37,6 +37,10 @@ void server_prepare(struct server *server, const char *recipe);
  */
 bool server_start(struct server *server, const char *const *limits, const char *const *command);
 
+/* The same for a server that listens at `address`. */
+bool server_start_at(struct server *server, const struct sockaddr *address, socklen_t length,
+                     const char *const *limits, const char *const *command);
+
 /* Ends the process and all that it started, waits for them, and removes its directory. */
 void server_stop(struct server *server);
 
