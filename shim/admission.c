@@ -27,6 +27,7 @@
 #define WATCHER_SLICE_NS (8 * MILLISECOND)
 #define SLEEPER_SLICE_NS (25 * MILLISECOND)
 #define ATTENDED_POLL_MS 8
+#define MIXED_SLICE_MS 4
 /* Longer than anybody holds a listener's lock: one that was stopped or killed inside is passed. */
 #define LOCK_PATIENCE_NS (20 * MILLISECOND)
 /* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn. */
@@ -329,13 +330,17 @@ static int attempt(struct admission *admission)
 
 /* --- waiting --- */
 
-static void futex_wait(uint32_t seen, uint64_t nanoseconds)
+/* Sleeps until room was made, or for the slice. False when a signal's handler ends the accept. */
+static bool sleep_for_room(uint32_t seen, uint64_t slice_ns, bool restartable)
 {
-    struct timespec wait = {.tv_sec = (time_t)(nanoseconds / 1000000000),
-                            .tv_nsec = (long)(nanoseconds % 1000000000)};
+    struct timespec wait = {.tv_sec = (time_t)(slice_ns / 1000000000),
+                            .tv_nsec = (long)(slice_ns % 1000000000)};
+    if (signals_mixed(restartable))
+        return signals_poll(-1, MIXED_SLICE_MS, restartable) != WAIT_INTERRUPTED;
     atomic_store(&service.segment->room_awaited, 1);
     errno = 0;
     kernel_call(SYS_futex, &service.segment->room, FUTEX_WAIT, seen, &wait, NULL, 0);
+    return errno != EINTR || !signals_would_interrupt(restartable);
 }
 
 static bool listener_broken(int fd)
@@ -374,12 +379,10 @@ static bool wait_slice(const struct admission *admission, bool *watcher)
         admission_attend();
     if (!service_active() || connections_room() == RESERVED)
         return true;
-    futex_wait(seen, slice);
-    if (errno == EINTR && signals_would_interrupt(admission->deadline_ns == NEVER)) {
-        errno = EINTR;
-        return false;
-    }
-    return true;
+    if (sleep_for_room(seen, slice, admission->deadline_ns == NEVER))
+        return true;
+    errno = EINTR;
+    return false;
 }
 
 static void stop_watching(void *argument)

@@ -53,6 +53,12 @@ bool signals_would_interrupt(bool restartable)
     return !restartable || atomic_load(&interrupting) != 0;
 }
 
+bool signals_mixed(bool restartable)
+{
+    classify(false);
+    return restartable && atomic_load(&restarting) && atomic_load(&interrupting);
+}
+
 struct watch {
     uint64_t before; /* the thread's signal mask */
     int fd;
@@ -97,8 +103,7 @@ enum wait_result signals_poll(int fd, int timeout_ms, bool restartable)
 {
     struct pollfd listener = {.fd = fd, .events = POLLIN};
 
-    classify(false);
-    if (restartable && atomic_load(&restarting) && atomic_load(&interrupting))
+    if (signals_mixed(restartable))
         return poll_watching(fd, timeout_ms);
     int ready = REAL(poll)(&listener, 1, timeout_ms);
     if (ready > 0)

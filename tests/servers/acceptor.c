@@ -251,10 +251,10 @@ static void listen_all(void)
                               : options.family[0] == '6' ? AF_INET6
                                                          : AF_INET;
         struct sockaddr_in in = {.sin_family = AF_INET,
-                                 .sin_port = htons((uint16_t)(options.port + i)),
+                                 .sin_port = htons(i ? 0 : options.port),
                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         struct sockaddr_in6 in6 = {.sin6_family = AF_INET6,
-                                   .sin6_port = htons((uint16_t)(options.port + i)),
+                                   .sin6_port = htons(i ? 0 : options.port),
                                    .sin6_addr = IN6ADDR_LOOPBACK_INIT};
         struct sockaddr_un un = {.sun_family = AF_UNIX};
         int length = snprintf(un.sun_path + 1, sizeof un.sun_path - 1, "acceptor-%u",
@@ -469,6 +469,8 @@ static void loop_epoll(void)
             if (listener) {
                 accept_event(set, fd);
             } else if (ended(fd)) {
+                /* Somebody else may hold the socket: epoll(7) would go on reporting it. */
+                epoll_ctl(set, EPOLL_CTL_DEL, fd, NULL);
                 end(fd);
             } else if (oneshot) {
                 struct epoll_event again = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = fd};

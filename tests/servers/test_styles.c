@@ -34,7 +34,7 @@ static const struct style styles[] = {
     {"blocking, eight threads", {"blocking", "threads=8"}, {0}, false},
     {"blocking, SO_RCVTIMEO", {"blocking", "timeout=50"}, {0}, false},
     {"blocking, four processes", {"blocking", "processes=4"}, {0}, false},
-    {"blocking after poll", {"poll-blocking", "threads=3"}, {0}, false},
+    {"blocking after poll", {"poll-blocking"}, {0}, false},
     {"fork for each connection", {"forking"}, {0}, false},
     {"poll", {"poll"}, {0}, false},
     {"ppoll", {"ppoll"}, {0}, false},

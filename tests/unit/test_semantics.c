@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * accept, poll, select and epoll when nobody is to be accepted: errors, signals, timeouts and
+ * cancellation are as POSIX and Linux have them.
+ *
+ * The same tests run bare, where nobody is to be accepted because nobody came, and under the shim at
+ * conns=1, where somebody waits and there is no slot.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static bool shimmed;
+static int listener, inside = -1, inside_client = -1, waiting_client = -1;
+static _Atomic int handled;
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static int connect_to(int to)
+{
+    struct sockaddr_in address;
+    socklen_t length = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(getsockname(to, (struct sockaddr *)&address, &length), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, length), 0);
+    return fd;
+}
+
+/* A listener that has nobody to hand out. */
+static int set_up(void **state)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    (void)state;
+    listener = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(listener, 8), 0);
+    if (shimmed) {
+        inside_client = connect_to(listener);
+        inside = accept(listener, NULL, NULL);
+        assert_true(inside >= 0);
+        waiting_client = connect_to(listener);
+    }
+    atomic_store(&handled, 0);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    close(listener);
+    if (shimmed) {
+        close(inside);
+        close(inside_client);
+        close(waiting_client);
+    }
+    return 0;
+}
+
+/* Lets somebody be accepted. */
+static int make_room(void)
+{
+    if (!shimmed)
+        return connect_to(listener);
+    close(inside);
+    inside = -1;
+    return -1;
+}
+
+static void handle(int signal_number)
+{
+    (void)signal_number;
+    atomic_fetch_add(&handled, 1);
+}
+
+static void catch(int signal_number, int flags)
+{
+    struct sigaction action = {.sa_flags = flags};
+    action.sa_handler = handle;
+    assert_int_equal(sigaction(signal_number, &action, NULL), 0);
+}
+
+static void ignore_again(int signal_number)
+{
+    signal(signal_number, SIG_DFL);
+}
+
+static void set_nonblocking(void)
+{
+    assert_int_equal(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
+}
+
+struct call {
+    pthread_t thread;
+    _Atomic int thread_id; /* of the kernel, once it runs */
+    _Atomic bool done;
+    int result, error;
+};
+
+static void *blocked_accept(void *argument)
+{
+    struct call *call = argument;
+    atomic_store(&call->thread_id, gettid());
+    call->result = accept(listener, NULL, NULL);
+    call->error = errno;
+    atomic_store(&call->done, true);
+    return NULL;
+}
+
+static void nap(void)
+{
+    struct timespec time = {.tv_sec = 0, .tv_nsec = 1000000};
+    nanosleep(&time, NULL);
+}
+
+/* Waits until the thread sleeps in the kernel, by what /proc says of it. */
+static void until_asleep(const struct call *call)
+{
+    char path[64], text[256], *state;
+    for (int i = 0; i < 5000; i++, nap()) {
+        if (atomic_load(&call->thread_id) == 0)
+            continue;
+        snprintf(path, sizeof path, "/proc/self/task/%d/stat", atomic_load(&call->thread_id));
+        int fd = open(path, O_RDONLY);
+        ssize_t length = read(fd, text, sizeof text - 1);
+        close(fd);
+        text[length > 0 ? length : 0] = '\0';
+        state = strrchr(text, ')');
+        if (state && state[2] == 'S')
+            return;
+    }
+    fail_msg("the thread does not sleep");
+}
+
+static void start(struct call *call)
+{
+    memset(call, 0, sizeof *call);
+    assert_int_equal(pthread_create(&call->thread, NULL, blocked_accept, call), 0);
+    until_asleep(call);
+}
+
+static void until_handled(int times)
+{
+    for (int i = 0; i < 5000 && atomic_load(&handled) < times; i++)
+        nap();
+    assert_int_equal(atomic_load(&handled), times);
+}
+
+static void nonblocking_accept_says_eagain(void **state)
+{
+    (void)state;
+    set_nonblocking();
+    assert_int_equal(accept(listener, NULL, NULL), -1);
+    assert_int_equal(errno, EAGAIN);
+}
+
+static void receive_timeout_ends_accept(void **state)
+{
+    struct timeval timeout = {0, 120000};
+    (void)state;
+    assert_int_equal(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout), 0);
+    double started = now();
+    assert_int_equal(accept(listener, NULL, NULL), -1);
+    assert_int_equal(errno, EAGAIN);
+    assert_true(now() - started >= 0.119);
+}
+
+static void blocked_accept_gets_in_when_there_is_room(void **state)
+{
+    struct call call;
+    (void)state;
+    start(&call);
+    int client = make_room();
+    pthread_join(call.thread, NULL);
+    assert_true(call.result >= 0);
+    close(call.result);
+    close(client);
+}
+
+static void handler_without_restart_interrupts(void **state)
+{
+    struct call call;
+    (void)state;
+    catch(SIGUSR1, 0);
+    start(&call);
+    pthread_kill(call.thread, SIGUSR1);
+    pthread_join(call.thread, NULL);
+    ignore_again(SIGUSR1);
+    assert_int_equal(call.result, -1);
+    assert_int_equal(call.error, EINTR);
+    assert_int_equal(atomic_load(&handled), 1);
+}
+
+static void handler_with_restart_does_not(void **state)
+{
+    struct call call;
+    (void)state;
+    catch(SIGUSR1, SA_RESTART);
+    start(&call);
+    for (int i = 1; i <= 3; i++) {
+        pthread_kill(call.thread, SIGUSR1);
+        until_handled(i);
+        until_asleep(&call);
+        assert_false(atomic_load(&call.done));
+    }
+    int client = make_room();
+    pthread_join(call.thread, NULL);
+    ignore_again(SIGUSR1);
+    assert_true(call.result >= 0);
+    close(call.result);
+    close(client);
+}
+
+/* Each handler has its own way, when there are handlers of both kinds. */
+static void restarting_and_interrupting_handlers_side_by_side(void **state)
+{
+    struct call call;
+    (void)state;
+    catch(SIGUSR1, SA_RESTART);
+    catch(SIGUSR2, 0);
+    start(&call);
+    pthread_kill(call.thread, SIGUSR1);
+    until_handled(1);
+    until_asleep(&call);
+    assert_false(atomic_load(&call.done));
+    pthread_kill(call.thread, SIGUSR2);
+    pthread_join(call.thread, NULL);
+    ignore_again(SIGUSR1);
+    ignore_again(SIGUSR2);
+    assert_int_equal(call.result, -1);
+    assert_int_equal(call.error, EINTR);
+    assert_int_equal(atomic_load(&handled), 2);
+}
+
+static void receive_timeout_makes_every_handler_interrupt(void **state)
+{
+    struct timeval timeout = {20, 0};
+    struct call call;
+    (void)state;
+    assert_int_equal(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout), 0);
+    catch(SIGUSR1, SA_RESTART);
+    start(&call);
+    pthread_kill(call.thread, SIGUSR1);
+    pthread_join(call.thread, NULL);
+    ignore_again(SIGUSR1);
+    assert_int_equal(call.result, -1);
+    assert_int_equal(call.error, EINTR); /* signal(7): timeouts are never restarted */
+}
+
+static void cancellation_ends_a_blocked_accept(void **state)
+{
+    struct call call;
+    void *result;
+    (void)state;
+    start(&call);
+    pthread_cancel(call.thread);
+    pthread_join(call.thread, &result);
+    assert_ptr_equal(result, PTHREAD_CANCELED);
+    blocked_accept_gets_in_when_there_is_room(NULL); /* it took no slot along */
+}
+
+static void shutdown_ends_a_blocked_accept(void **state)
+{
+    struct call call;
+    (void)state;
+    start(&call);
+    shutdown(listener, SHUT_RDWR);
+    pthread_join(call.thread, NULL);
+    assert_int_equal(call.result, -1);
+    assert_int_equal(call.error, EINVAL);
+}
+
+static void errors_are_the_kernels(void **state)
+{
+    int pipes[2], plain = socket(AF_INET, SOCK_STREAM, 0);
+    (void)state;
+    set_nonblocking();
+    assert_int_equal(pipe(pipes), 0);
+    assert_int_equal(accept(-1, NULL, NULL), -1);
+    assert_int_equal(errno, EBADF);
+    assert_int_equal(accept(pipes[0], NULL, NULL), -1);
+    assert_int_equal(errno, ENOTSOCK);
+    assert_int_equal(accept(plain, NULL, NULL), -1);
+    assert_int_equal(errno, EINVAL);
+    assert_int_equal(accept4(listener, NULL, NULL, 1 << 30), -1);
+    assert_int_equal(errno, EINVAL);
+    close(pipes[0]);
+    close(pipes[1]);
+    close(plain);
+}
+
+static void poll_waits_out_its_time(void **state)
+{
+    struct pollfd fds = {.fd = listener, .events = POLLIN, .revents = 77};
+    (void)state;
+    double started = now();
+    assert_int_equal(poll(&fds, 1, 0), 0);
+    assert_int_equal(poll(&fds, 1, 60), 0);
+    assert_true(now() - started >= 0.059);
+    assert_int_equal(fds.revents, 0);
+    assert_int_equal(fds.fd, listener);
+}
+
+static void poll_reports_room(void **state)
+{
+    struct pollfd fds = {.fd = listener, .events = POLLIN};
+    (void)state;
+    int client = make_room();
+    assert_int_equal(poll(&fds, 1, 5000), 1);
+    assert_int_equal(fds.revents, POLLIN);
+    close(client);
+}
+
+static void poll_reports_what_else_is_ready(void **state)
+{
+    int pipes[2];
+    (void)state;
+    assert_int_equal(pipe(pipes), 0);
+    struct pollfd fds[] = {{.fd = listener, .events = POLLIN},
+                           {.fd = -1, .events = POLLIN},
+                           {.fd = pipes[0], .events = POLLIN},
+                           {.fd = pipes[1], .events = POLLOUT}};
+    assert_int_equal(poll(fds, 4, 5000), 1);
+    assert_int_equal(write(pipes[1], "x", 1), 1);
+    assert_int_equal(poll(fds, 4, 5000), 2);
+    assert_int_equal(fds[0].revents, 0);
+    assert_int_equal(fds[1].revents, 0);
+    assert_int_equal(fds[2].revents, POLLIN);
+    assert_int_equal(fds[3].revents, POLLOUT);
+    close(pipes[0]);
+    close(pipes[1]);
+}
+
+/* poll never restarts, whatever the handler: signal(7). */
+static void *poll_in_thread(void *argument)
+{
+    struct call *call = argument;
+    struct pollfd fds = {.fd = listener, .events = POLLIN};
+    atomic_store(&call->thread_id, gettid());
+    call->result = poll(&fds, 1, -1);
+    call->error = errno;
+    return NULL;
+}
+
+static void signals_interrupt_poll(void **state)
+{
+    struct call call = {.result = 0};
+    (void)state;
+    catch(SIGUSR1, SA_RESTART);
+    assert_int_equal(pthread_create(&call.thread, NULL, poll_in_thread, &call), 0);
+    until_asleep(&call);
+    pthread_kill(call.thread, SIGUSR1);
+    pthread_join(call.thread, NULL);
+    ignore_again(SIGUSR1);
+    assert_int_equal(call.result, -1);
+    assert_int_equal(call.error, EINTR);
+}
+
+static void ppoll_opens_its_signal_mask(void **state)
+{
+    struct pollfd fds = {.fd = listener, .events = POLLIN};
+    sigset_t blocked, open;
+    (void)state;
+    catch(SIGUSR1, SA_RESTART);
+    sigemptyset(&open);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+    pthread_kill(pthread_self(), SIGUSR1);
+    assert_int_equal(atomic_load(&handled), 0);
+    assert_int_equal(ppoll(&fds, 1, NULL, &open), -1);
+    assert_int_equal(errno, EINTR);
+    assert_int_equal(atomic_load(&handled), 1);
+    pthread_sigmask(SIG_UNBLOCK, &blocked, NULL);
+    ignore_again(SIGUSR1);
+}
+
+static void select_waits_and_tells_what_is_left(void **state)
+{
+    struct timeval timeout = {0, 60000};
+    fd_set set;
+    (void)state;
+    FD_ZERO(&set);
+    FD_SET(listener, &set);
+    double started = now();
+    assert_int_equal(select(listener + 1, &set, NULL, NULL, &timeout), 0);
+    assert_true(now() - started >= 0.059);
+    assert_false(FD_ISSET(listener, &set));
+    assert_int_equal(timeout.tv_sec, 0);
+    assert_int_equal(timeout.tv_usec, 0);
+    int client = make_room();
+    timeout.tv_sec = 5;
+    FD_SET(listener, &set);
+    assert_int_equal(select(listener + 1, &set, NULL, NULL, &timeout), 1);
+    assert_true(FD_ISSET(listener, &set));
+    assert_true(timeout.tv_sec >= 1);
+    close(client);
+}
+
+static void select_leaves_the_other_sets_right(void **state)
+{
+    int pipes[2];
+    fd_set read_set, write_set;
+    (void)state;
+    assert_int_equal(pipe(pipes), 0);
+    FD_ZERO(&read_set);
+    FD_ZERO(&write_set);
+    FD_SET(listener, &read_set);
+    FD_SET(pipes[0], &read_set);
+    FD_SET(pipes[1], &write_set);
+    assert_int_equal(select(pipes[1] + 1, &read_set, &write_set, NULL, NULL), 1);
+    assert_false(FD_ISSET(listener, &read_set));
+    assert_false(FD_ISSET(pipes[0], &read_set));
+    assert_true(FD_ISSET(pipes[1], &write_set));
+    close(pipes[0]);
+    close(pipes[1]);
+}
+
+static int epoll_with(uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.u64 = 4711};
+    int set = epoll_create1(0);
+    assert_int_equal(epoll_ctl(set, EPOLL_CTL_ADD, listener, &event), 0);
+    return set;
+}
+
+static void epoll_waits_then_reports_room(void **state)
+{
+    static const uint32_t kinds[] = {EPOLLIN, EPOLLIN | EPOLLET, EPOLLIN | EPOLLONESHOT,
+                                     EPOLLIN | EPOLLEXCLUSIVE};
+    uint32_t kind = kinds[(uintptr_t)*state];
+    struct epoll_event event = {0};
+    int set = epoll_with(kind);
+    double started = now();
+    assert_int_equal(epoll_wait(set, &event, 1, 0), 0);
+    assert_int_equal(epoll_wait(set, &event, 1, 60), 0);
+    assert_true(now() - started >= 0.059);
+    int client = make_room();
+    assert_int_equal(epoll_wait(set, &event, 1, 5000), 1);
+    assert_int_equal(event.data.u64, 4711);
+    assert_int_equal(event.events, EPOLLIN);
+    int fd = accept(listener, NULL, NULL);
+    assert_true(fd >= 0);
+    close(fd);
+    close(client);
+    close(set);
+}
+
+/* What epoll_ctl says does not depend on whether the listener is out of sight just now. */
+static void epoll_ctl_answers_as_ever(void **state)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = 1};
+    int set = epoll_with(EPOLLIN);
+    (void)state;
+    assert_int_equal(epoll_wait(set, &event, 1, 20), 0);
+    event = (struct epoll_event){.events = EPOLLIN, .data.u64 = 1};
+    assert_int_equal(epoll_ctl(set, EPOLL_CTL_ADD, listener, &event), -1);
+    assert_int_equal(errno, EEXIST);
+    event.data.u64 = 2;
+    assert_int_equal(epoll_ctl(set, EPOLL_CTL_MOD, listener, &event), 0);
+    int client = make_room();
+    assert_int_equal(epoll_wait(set, &event, 1, 5000), 1);
+    assert_int_equal(event.data.u64, 2);
+    assert_int_equal(epoll_ctl(set, EPOLL_CTL_DEL, listener, NULL), 0);
+    assert_int_equal(epoll_ctl(set, EPOLL_CTL_DEL, listener, NULL), -1);
+    assert_int_equal(errno, ENOENT);
+    assert_int_equal(epoll_wait(set, &event, 1, 20), 0);
+    close(client);
+    close(set);
+}
+
+/* An edge that was reported before, and used up by an accept that was told EAGAIN, comes again. */
+static void edge_comes_again_after_eagain(void **state)
+{
+    struct epoll_event event = {0};
+    (void)state;
+    set_nonblocking();
+    int set = epoll_with(EPOLLIN | EPOLLET);
+    assert_int_equal(accept(listener, NULL, NULL), -1);
+    assert_int_equal(epoll_wait(set, &event, 1, 20), 0);
+    int client = make_room();
+    assert_int_equal(epoll_wait(set, &event, 1, 5000), 1);
+    int fd = accept(listener, NULL, NULL);
+    assert_true(fd >= 0);
+    assert_int_equal(accept(listener, NULL, NULL), -1);
+    assert_int_equal(errno, EAGAIN);
+    close(fd);
+    close(client);
+    close(set);
+}
+
+static void set_within_a_set(void **state)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = 99};
+    int inner = epoll_with(EPOLLIN), outer = epoll_create1(0);
+    (void)state;
+    assert_int_equal(epoll_ctl(outer, EPOLL_CTL_ADD, inner, &event), 0);
+    assert_int_equal(epoll_wait(inner, &event, 1, 0), 0);
+    assert_int_equal(epoll_wait(outer, &event, 1, 20), 0);
+    int client = make_room();
+    assert_int_equal(epoll_wait(outer, &event, 1, 5000), 1);
+    assert_int_equal(event.data.u64, 99);
+    assert_int_equal(epoll_wait(inner, &event, 1, 5000), 1);
+    assert_int_equal(event.data.u64, 4711);
+    close(client);
+    close(inner);
+    close(outer);
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
+#define EPOLL_TEST(index, kind)                                                                    \
+    {"epoll_waits_then_reports_room, " kind, epoll_waits_then_reports_room, set_up, tear_down,     \
+     (void *)(uintptr_t)(index)}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(nonblocking_accept_says_eagain),
+        TEST(receive_timeout_ends_accept),
+        TEST(blocked_accept_gets_in_when_there_is_room),
+        TEST(handler_without_restart_interrupts),
+        TEST(handler_with_restart_does_not),
+        TEST(restarting_and_interrupting_handlers_side_by_side),
+        TEST(receive_timeout_makes_every_handler_interrupt),
+        TEST(cancellation_ends_a_blocked_accept),
+        TEST(shutdown_ends_a_blocked_accept),
+        TEST(errors_are_the_kernels),
+        TEST(poll_waits_out_its_time),
+        TEST(poll_reports_room),
+        TEST(poll_reports_what_else_is_ready),
+        TEST(signals_interrupt_poll),
+        TEST(ppoll_opens_its_signal_mask),
+        TEST(select_waits_and_tells_what_is_left),
+        TEST(select_leaves_the_other_sets_right),
+        EPOLL_TEST(0, "level"),
+        EPOLL_TEST(1, "edge"),
+        EPOLL_TEST(2, "oneshot"),
+        EPOLL_TEST(3, "exclusive"),
+        TEST(epoll_ctl_answers_as_ever),
+        TEST(edge_comes_again_after_eagain),
+        TEST(set_within_a_set),
+    };
+    shimmed = getenv("BACKPRESSURE") != NULL;
+    return cmocka_run_group_tests_name(shimmed ? "semantics under the shim" : "semantics, bare",
+                                       tests, NULL, NULL);
+}
