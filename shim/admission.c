@@ -23,9 +23,11 @@
 #define MILLISECOND UINT64_C(1000000)
 #define NEVER UINT64_MAX
 #define EVENT_EVERY_NS (1000 * MILLISECOND) /* of one kind, in one process */
-/* A thread that waits for a slot looks itself so often, and audits; the futex wakes it sooner. */
+/* One thread of the service looks itself so often, and audits; the futex wakes it, and all others,
+ * sooner. */
 #define WATCHER_SLICE_NS (8 * MILLISECOND)
-#define SLEEPER_SLICE_NS (25 * MILLISECOND)
+#define SLEEPER_SLICE_NS (100 * MILLISECOND)
+#define WATCH_NS (4 * WATCHER_SLICE_NS)
 #define ATTENDED_POLL_MS 8
 #define MIXED_SLICE_MS 4
 /* Longer than anybody holds a listener's lock: one that was stopped or killed inside is passed. */
@@ -51,7 +53,6 @@ struct admission {
 enum { TRY_AGAIN = -2, MUST_WAIT = -3, NOBODY = -4 };
 
 static _Thread_local unsigned idle_accepts __attribute__((tls_model("initial-exec")));
-static _Atomic bool watched; /* a thread of this process is the one that audits */
 
 void admission_thread_waits(void)
 {
@@ -66,6 +67,13 @@ static enum when_full when_full(void)
 static bool anybody_exempt(void)
 {
     return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
+}
+
+bool admission_shut(void)
+{
+    enum reservation room = connections_room();
+    return room == RESERVATION_PAUSED ||
+           (room != RESERVED && when_full() == WHEN_FULL_HOLD && !anybody_exempt());
 }
 
 static bool let_in(const struct listener *listener)
@@ -356,19 +364,30 @@ static int fail(int error)
     return -1;
 }
 
+/* Whether this thread is the one that watches: it is, or becomes it when the last one is gone. */
+static bool keep_watch(bool watches, uint64_t now)
+{
+    _Atomic uint64_t *until = &service.segment->watch_until_ns;
+    uint64_t seen = atomic_load(until);
+    bool taken = seen > now && seen - now <= WATCH_NS;
+    if (watches) {
+        atomic_store(until, now + WATCH_NS);
+        return true;
+    }
+    return !taken && atomic_compare_exchange_strong(until, &seen, now + WATCH_NS);
+}
+
 /* Waits for a slot, one slice. True when the wait goes on; otherwise errno is set. */
 static bool wait_slice(const struct admission *admission, bool *watcher)
 {
     uint32_t seen = atomic_load(&service.segment->room);
     uint64_t now = monotonic_ns(), slice;
-    bool nobody = false;
 
     if (now >= admission->deadline_ns) {
         errno = EAGAIN;
         return false;
     }
-    if (!*watcher)
-        *watcher = atomic_compare_exchange_strong(&watched, &nobody, true);
+    *watcher = keep_watch(*watcher, now);
     slice = *watcher || admission_needs_attention() ? WATCHER_SLICE_NS : SLEEPER_SLICE_NS;
     if (slice > admission->deadline_ns - now)
         slice = admission->deadline_ns - now;
@@ -389,7 +408,7 @@ static void stop_watching(void *argument)
 {
     bool *watcher = argument;
     if (*watcher)
-        atomic_store(&watched, false);
+        atomic_store(&service.segment->watch_until_ns, 0);
     *watcher = false;
 }
 

@@ -21,6 +21,9 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
 /* Whether the program is to see this listener as ready, when the kernel says that it is. */
 bool admission_visible(struct listener *listener);
 
+/* Whether no listener whatever is visible now. */
+bool admission_shut(void);
+
 /* Records, once until it is visible again, that clients wait for a slot at `fd`, if they do. */
 void admission_holds(struct listener *listener, int fd);
 

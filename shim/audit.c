@@ -11,24 +11,27 @@
 #include <sys/stat.h>
 
 #define MILLISECOND UINT64_C(1000000)
-#define SHARE 100 /* an audit is due again after so many times its own length */
+#define SHARE 400 /* an audit is due again after so many times its own length */
+#define REAP_SHARE 200
+#define THOROUGH_EVERY 16 /* looks for dead processes, of which one finds zombies, too */
 #define REAP_EVERY_NS (4 * MILLISECOND)
 #define SELF_EVERY_NS (1 * MILLISECOND)
 #define DUMP_EVERY_NS (20 * MILLISECOND)
 #define DUMP_LONGEST_NS (1000 * MILLISECOND)
-#define INDEX_SIZE (SEGMENT_CONNS * 2)
+#define INDEX_LEAST 1024
+#define INDEX_MOST (SEGMENT_CONNS * 2)
 
 static _Atomic uint64_t self_next_ns;
 static _Atomic bool dumping;
 
 /* Cookie -> slot + 1, and what the dump saw. Touched by dumps alone, one at a time. */
-static uint32_t cookie_index[INDEX_SIZE];
+static uint32_t cookie_index[INDEX_MOST], index_size;
 static uint32_t slot_state[SEGMENT_CONNS];
 static bool slot_seen[SEGMENT_CONNS];
 
-static uint64_t due_again(uint64_t started, uint64_t least)
+static uint64_t due_again(uint64_t started, uint64_t share, uint64_t least)
 {
-    uint64_t now = monotonic_ns(), pause = (now - started) * SHARE;
+    uint64_t now = monotonic_ns(), pause = (now - started) * share;
     return now + (pause > least ? pause : least);
 }
 
@@ -44,7 +47,7 @@ static bool claim_due(_Atomic uint64_t *next, uint64_t now, uint64_t longest)
 
 static uint32_t index_of(uint64_t cookie)
 {
-    return (uint32_t)((cookie * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % INDEX_SIZE;
+    return (uint32_t)((cookie * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % index_size;
 }
 
 static void index_slots(void)
@@ -52,7 +55,9 @@ static void index_slots(void)
     struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->conns_used);
 
-    memset(cookie_index, 0, sizeof cookie_index);
+    for (index_size = INDEX_LEAST; index_size < INDEX_MOST && index_size < used * 2;)
+        index_size *= 2;
+    memset(cookie_index, 0, index_size * sizeof *cookie_index);
     for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
         slot_state[slot] = atomic_load(&segment->conn_state[slot]);
         slot_seen[slot] = false;
@@ -60,7 +65,7 @@ static void index_slots(void)
             continue;
         uint32_t place = index_of(atomic_load(&segment->conn[slot].cookie));
         while (cookie_index[place])
-            place = (place + 1) % INDEX_SIZE;
+            place = (place + 1) % index_size;
         cookie_index[place] = slot + 1;
     }
 }
@@ -71,7 +76,7 @@ static void see(const struct sockdiag_entry *entry, void *context)
     if (entry->inode == 0)
         return;
     for (uint32_t place = index_of(entry->cookie); cookie_index[place];
-         place = (place + 1) % INDEX_SIZE) {
+         place = (place + 1) % index_size) {
         uint32_t slot = cookie_index[place] - 1;
         if (atomic_load(&service.segment->conn[slot].cookie) == entry->cookie)
             slot_seen[slot] = true;
@@ -120,7 +125,7 @@ static void dump_if_due(uint64_t now)
         }
         atomic_store(&dumping, false);
     }
-    atomic_store(&service.segment->audit_next_ns, due_again(now, DUMP_EVERY_NS));
+    atomic_store(&service.segment->audit_next_ns, due_again(now, SHARE, DUMP_EVERY_NS));
 }
 
 /* Looks whether each tracked descriptor still is the connection that it was when accepted. */
@@ -202,7 +207,7 @@ void audit_peer(uint32_t peer)
     if (peer >= SEGMENT_PEERS || !claim_due(&next, now, DUMP_LONGEST_NS))
         return;
     mend(&service.segment->peer[peer].conns, (struct counted){ANY_HOLDER, peer + 1});
-    atomic_store(&next, due_again(now, SELF_EVERY_NS));
+    atomic_store(&next, due_again(now, SHARE, SELF_EVERY_NS));
 }
 
 void audit_run(void)
@@ -212,16 +217,17 @@ void audit_run(void)
 
     if (!service_active())
         return;
-    if (claim_due(&service.segment->watch_until_ns, now, DUMP_LONGEST_NS)) {
-        processes_reap();
+    if (claim_due(&service.segment->reap_next_ns, now, DUMP_LONGEST_NS)) {
+        static _Atomic uint32_t looks;
+        processes_reap(atomic_fetch_add(&looks, 1) % THOROUGH_EVERY == 0);
         mend(&service.segment->conns, (struct counted){ANY_HOLDER, 0});
         mend(&service_self()->conns, (struct counted){service.self, 0});
-        atomic_store(&service.segment->watch_until_ns, due_again(now, REAP_EVERY_NS));
+        atomic_store(&service.segment->reap_next_ns, due_again(now, REAP_SHARE, REAP_EVERY_NS));
     }
     now = monotonic_ns();
     if (claim_due(&self_next_ns, now, DUMP_LONGEST_NS)) {
         check_own_descriptors();
-        atomic_store(&self_next_ns, due_again(now, SELF_EVERY_NS));
+        atomic_store(&self_next_ns, due_again(now, SHARE, SELF_EVERY_NS));
     }
     dump_if_due(monotonic_ns());
     errno = saved;

@@ -9,8 +9,8 @@
 
 /*
  * Does what is due, cheapest first: dead processes; descriptors of this process that are no longer
- * the connection they were; slots whose socket the kernel does not know. Each is due again after a
- * hundred times what it took, so that all audits together stay near one percent of a core.
+ * the connection they were; slots whose socket the kernel does not know. Each is due again after
+ * hundreds of times what it took, so that all audits together stay below one percent of a core.
  * Called while a ceiling is reached, before somebody is refused or goes on waiting.
  */
 void audit_run(void);

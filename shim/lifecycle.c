@@ -66,6 +66,22 @@ void lifecycle_before_spawn(void)
         connections_spawning();
 }
 
+void lifecycle_ended(pid_t child)
+{
+    int saved = errno;
+    if (child > 0 && service_active() && !in_vfork_child) {
+        processes_waited(child);
+        readiness_room_made();
+    }
+    errno = saved;
+}
+
+void lifecycle_waited(pid_t child, int status)
+{
+    if (WIFEXITED(status) || WIFSIGNALED(status))
+        lifecycle_ended(child);
+}
+
 /* Early, so that the program's own constructors already run under the shim. */
 __attribute__((constructor(101))) static void start(void)
 {

@@ -108,6 +108,7 @@ int listeners_learn(int fd)
             continue;
         listener->family = family;
         listener->cookie = cookie;
+        listener->deals_out = option(fd, SO_REUSEPORT) == 1;
         listener->shared = share(fd, family, cookie);
         if (listener->shared)
             atomic_store(&listener->shared->pid, service.pid);
@@ -148,6 +149,16 @@ void listeners_closed(int fd, uint32_t index)
 uint32_t listeners_index(const struct listener *listener)
 {
     return (uint32_t)(listener - listeners);
+}
+
+bool listeners_deal_out(void)
+{
+    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
+    for (uint32_t i = 0; i < end; i++)
+        if (atomic_load_explicit(&listeners[i].references, memory_order_relaxed) &&
+            listeners[i].deals_out)
+            return true;
+    return false;
 }
 
 bool listeners_exist(void)

@@ -21,6 +21,7 @@ struct listener {
     _Atomic int nonblocking;         /* O_NONBLOCK as last seen */
     _Atomic uint64_t receive_timeout_ns; /* SO_RCVTIMEO; 0 waits for ever */
     _Atomic int own_filter;              /* the program attached one: hands off */
+    int deals_out;                       /* SO_REUSEPORT: others cannot take what waits here */
     _Atomic int holding;                 /* clients wait at the ceiling, and it is recorded */
 };
 
@@ -36,6 +37,9 @@ struct listener *listeners_at(int fd);
 /* The same, by the table alone. */
 struct listener *listeners_tracked(int fd);
 uint32_t listeners_index(const struct listener *listener);
+
+/* Whether a listener of this process has clients that no other process can accept. */
+bool listeners_deal_out(void);
 
 /* Whether this process has any. */
 bool listeners_exist(void);

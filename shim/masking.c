@@ -7,6 +7,7 @@
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
+#include "slices.h"
 #include "waiting_room.h"
 
 #include <errno.h>
@@ -38,35 +39,13 @@ static bool pending(int fd)
     return listener && admission_pending(listener);
 }
 
-struct clock {
-    int64_t timeout_ns;
-    uint64_t deadline_ns;
-    unsigned turn;
-};
-
-static struct clock clock_start(int64_t timeout_ns)
-{
-    struct clock clock = {.timeout_ns = timeout_ns};
-    if (timeout_ns > 0)
-        clock.deadline_ns = monotonic_ns() + (uint64_t)timeout_ns;
-    return clock;
-}
-
-static int64_t clock_left(const struct clock *clock)
-{
-    if (clock->timeout_ns <= 0)
-        return clock->timeout_ns;
-    uint64_t now = monotonic_ns();
-    return now < clock->deadline_ns ? (int64_t)(clock->deadline_ns - now) : 0;
-}
-
 /* How long to wait now, at most `left`. */
-static int64_t clock_slice(struct clock *clock, bool watch, bool somebody_pending, int64_t left)
+static int64_t next_slice(struct slices *slices, bool left_out, bool somebody_pending, int64_t left)
 {
-    if (!watch && !admission_needs_attention() && !readiness_hidden())
-        return left;
-    int64_t slice = somebody_pending ? 0 : readiness_slice_ns(clock->turn++);
-    return left >= 0 && left < slice ? left : slice;
+    if (somebody_pending)
+        return 0;
+    bool watch = left_out || admission_needs_attention() || readiness_hidden();
+    return watch ? slices_next(slices, left) : left;
 }
 
 static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *out)
@@ -129,22 +108,21 @@ static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t c
 }
 
 static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t count,
-                         int64_t timeout_ns, const sigset_t *signals)
+                         struct slices *slices, const sigset_t *signals)
 {
-    struct clock clock = clock_start(timeout_ns);
     struct timespec time;
     for (;;) {
         bool somebody_pending = false;
         admission_attend();
         readiness_room_made();
         bool left_out = mask_poll(scratch, fds, count, &somebody_pending);
-        int64_t left = clock_left(&clock);
-        int64_t slice = clock_slice(&clock, left_out, somebody_pending, left);
+        int64_t left = slices_left(slices);
+        int64_t slice = next_slice(slices, left_out, somebody_pending, left);
         int reported = REAL(ppoll)(scratch, count, to_timespec(slice, &time), signals);
         if (reported < 0)
             return reported;
         int ready = settle_poll(fds, scratch, count);
-        if (ready > 0 || (slice == left && (reported == 0 || timeout_ns == 0)))
+        if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
             return ready;
     }
 }
@@ -161,7 +139,9 @@ int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sig
         if (scratch == MAP_FAILED)
             return REAL(ppoll)(fds, count, to_timespec(timeout_ns, &time), signals);
     }
-    int ready = poll_watching(fds, scratch, count, timeout_ns, signals);
+    struct slices slices = slices_start(timeout_ns);
+    int ready = poll_watching(fds, scratch, count, &slices, signals);
+    slices_end(&slices);
     if (scratch != on_stack) {
         int saved = errno;
         munmap(scratch, size);
@@ -248,27 +228,24 @@ static void hand_out(const struct select_call *call)
             memcpy(call->sets[i], call->result[i], words(call->end) * sizeof(uint64_t));
 }
 
-static int select_watching(const struct select_call *call, int64_t timeout_ns,
-                           const sigset_t *signals, int64_t *left_ns)
+static int select_watching(const struct select_call *call, struct slices *slices,
+                           const sigset_t *signals)
 {
-    struct clock clock = clock_start(timeout_ns);
     struct timespec time;
     for (;;) {
         bool somebody_pending = false;
         admission_attend();
         readiness_room_made();
         bool left_out = mask_select(call, &somebody_pending);
-        int64_t left = clock_left(&clock);
-        int64_t slice = clock_slice(&clock, left_out, somebody_pending, left);
+        int64_t left = slices_left(slices);
+        int64_t slice = next_slice(slices, left_out, somebody_pending, left);
         int reported =
             REAL(pselect)(call->end, (void *)call->result[0], (void *)call->result[1],
                           (void *)call->result[2], to_timespec(slice, &time), signals);
-        if (left_ns)
-            *left_ns = clock_left(&clock);
         if (reported < 0)
             return reported;
         int ready = settle_select(call, reported);
-        if (ready > 0 || (slice == left && (reported == 0 || timeout_ns == 0))) {
+        if (ready > 0 || (slice == left && (reported == 0 || left == 0))) {
             hand_out(call);
             return ready;
         }
@@ -293,7 +270,11 @@ int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_
     }
     for (size_t i = 0; i < 3; i++)
         call.result[i] = call.sets[i] ? scratch + i * words(end) : NULL;
-    int ready = select_watching(&call, timeout_ns, signals, left_ns);
+    struct slices slices = slices_start(timeout_ns);
+    int ready = select_watching(&call, &slices, signals);
+    if (left_ns)
+        *left_ns = slices_left(&slices);
+    slices_end(&slices);
     if (scratch != on_stack) {
         int saved = errno;
         munmap(scratch, size * 3);

@@ -4,6 +4,7 @@
 #include "connections.h"
 #include "real.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -55,22 +56,34 @@ static void reap(struct segment_process *process, uint64_t identity)
                                        process_identity(identity, PROCESS_FREE, 0));
 }
 
+static bool runs(uint32_t pid, bool thorough)
+{
+    if (thorough)
+        return process_running(pid);
+    return kernel_call(SYS_kill, (pid_t)pid, 0) == 0 || errno != ESRCH;
+}
+
+static uint64_t age_ns(const struct segment_process *process)
+{
+    return monotonic_ns() - atomic_load(&process->since_ns);
+}
+
 /* Reaps the entry if its process is gone. */
-static bool check(struct segment_process *process)
+static bool check(struct segment_process *process, bool thorough)
 {
     uint64_t identity = atomic_load(&process->identity);
-    uint64_t age = monotonic_ns() - atomic_load(&process->since_ns);
+    uint32_t pid = process_pid(identity);
     bool gone = false;
 
     switch (process_phase(identity)) {
     case PROCESS_LIVE:
-        gone = process_pid(identity) != service.pid && !process_running(process_pid(identity));
+        gone = pid != service.pid && !runs(pid, thorough);
         break;
     case PROCESS_CLAIMED:
-        gone = age > CLAIM_PATIENCE_NS || !process_running(process_pid(identity));
+        gone = age_ns(process) > CLAIM_PATIENCE_NS || !runs(pid, thorough);
         break;
     case PROCESS_REAPING:
-        gone = age > REAP_PATIENCE_NS;
+        gone = age_ns(process) > REAP_PATIENCE_NS;
         break;
     default:
         break;
@@ -80,15 +93,33 @@ static bool check(struct segment_process *process)
     return gone;
 }
 
-unsigned processes_reap(void)
+static bool holds_anything(const struct segment_process *process)
+{
+    return gauge_count(&process->conns) > 0 || atomic_load(&process->pending) > 0;
+}
+
+unsigned processes_reap(bool thorough)
 {
     struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->processes_used);
     unsigned found = 0;
 
     for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++)
-        found += check(&segment->process[i]);
+        if (thorough || holds_anything(&segment->process[i]))
+            found += check(&segment->process[i], thorough);
     return found;
+}
+
+void processes_waited(pid_t pid)
+{
+    struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->processes_used);
+
+    for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++) {
+        uint64_t identity = atomic_load(&segment->process[i].identity);
+        if (process_pid(identity) == (uint32_t)pid && process_phase(identity) == PROCESS_LIVE)
+            reap(&segment->process[i], identity);
+    }
 }
 
 static bool claim_entry(struct segment_process *process, enum process_phase phase, uint32_t pid)
@@ -100,6 +131,7 @@ static bool claim_entry(struct segment_process *process, enum process_phase phas
         return false;
     atomic_store(&process->since_ns, monotonic_ns());
     atomic_store(&process->override_mask, 0);
+    atomic_store(&process->slicing, 0);
     atomic_store(&process->flags, service.foreign_network ? PROCESS_FOREIGN : 0);
     return true;
 }
@@ -131,10 +163,10 @@ static uint32_t claim(enum process_phase phase, uint32_t pid)
     for (unsigned i = 0; i < CHECKED_PER_CLAIM && used > 1; i++) {
         uint32_t index = 1 + atomic_fetch_add(&cursor, 1) % (used - 1);
         if (index < SEGMENT_PROCESSES)
-            check(&segment->process[index]);
+            check(&segment->process[index], true);
     }
     uint32_t index = scan_for_free(phase, pid);
-    if (index == 0 && processes_reap() > 0)
+    if (index == 0 && processes_reap(true) > 0)
         index = scan_for_free(phase, pid);
     if (index == 0)
         segment_event(segment, EVENT_TABLE_FULL, pid, SEGMENT_PROCESSES, "processes");
@@ -159,6 +191,7 @@ bool processes_enter(void)
             continue;
         service.self = i;
         atomic_store(&segment->process[i].pending, 0);
+        atomic_store(&segment->process[i].slicing, 0);
         set_command(i);
         return true;
     }

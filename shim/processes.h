@@ -21,8 +21,12 @@ void processes_after_fork_in_parent(pid_t child);
 
 /*
  * Looks for processes that are gone, and frees what only they held. Returns how many were found.
- * Costs about two microseconds a process.
+ * A quick look at those which hold something costs a third of a microsecond each, and takes a
+ * zombie for alive; a thorough look costs ten times that, and does not.
  */
-unsigned processes_reap(void);
+unsigned processes_reap(bool thorough);
+
+/* The child `pid` was waited for: it is gone, and so is what only it held. Async-signal-safe. */
+void processes_waited(pid_t pid);
 
 #endif

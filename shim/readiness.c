@@ -7,6 +7,7 @@
 #include "listeners.h"
 #include "real.h"
 #include "service.h"
+#include "slices.h"
 #include "spinlock.h"
 #include "waiting_room.h"
 
@@ -15,7 +16,6 @@
 #include <time.h>
 
 #define MILLISECOND INT64_C(1000000)
-#define SLICE_LONGEST_NS (8 * MILLISECOND)
 #define FILTER_NAP_NS (2 * MILLISECOND)
 #define SETS_MAX 256
 #define INTERESTS_MAX 32 /* listeners in one set */
@@ -237,9 +237,14 @@ int readiness_control(int set_number, int operation, int fd, struct epoll_event 
 
 /* --- waiting --- */
 
+bool readiness_hidden(void)
+{
+    return atomic_load_explicit(&hidden_anywhere, memory_order_relaxed) != 0;
+}
+
 void readiness_room_made(void)
 {
-    if (atomic_load_explicit(&hidden_anywhere, memory_order_relaxed) == 0 || in_vfork_child)
+    if (!readiness_hidden() || in_vfork_child || admission_shut())
         return;
     int saved = errno;
     spinlock_take(&lock);
@@ -314,18 +319,6 @@ static bool anybody_pending(struct watched_set *set)
     return pending;
 }
 
-int64_t readiness_slice_ns(unsigned turn)
-{
-    int64_t slice = turn < 3 ? MILLISECOND << turn : SLICE_LONGEST_NS;
-    uint64_t rate_wait = connections_rate_wait();
-    return rate_wait && rate_wait < (uint64_t)slice ? (int64_t)rate_wait : slice;
-}
-
-bool readiness_hidden(void)
-{
-    return atomic_load_explicit(&hidden_anywhere, memory_order_relaxed) != 0;
-}
-
 static int wait_real(struct watched_set *set, const struct epoll_call *call, int64_t timeout_ns)
 {
     atomic_fetch_add(&set->waiters, 1);
@@ -353,18 +346,11 @@ static bool must_watch(const struct watched_set *set)
 }
 
 /* How long to wait now, at most `left` (-1 is for ever). */
-static int64_t next_slice(struct watched_set *set, unsigned turn, int64_t left)
+static int64_t next_slice(struct watched_set *set, struct slices *slices, int64_t left)
 {
     if (!must_watch(set))
         return left;
-    int64_t slice = waiting_room_occupied() && anybody_pending(set) ? 0 : readiness_slice_ns(turn);
-    return left >= 0 && left < slice ? left : slice;
-}
-
-static int64_t time_left(uint64_t deadline_ns)
-{
-    uint64_t now = monotonic_ns();
-    return now < deadline_ns ? (int64_t)(deadline_ns - now) : 0;
+    return waiting_room_occupied() && anybody_pending(set) ? 0 : slices_next(slices, left);
 }
 
 static void nap(void)
@@ -374,22 +360,19 @@ static void nap(void)
 }
 
 static int wait_watching(struct watched_set *set, const struct epoll_call *call,
-                         int64_t timeout_ns)
+                         struct slices *slices)
 {
-    uint64_t deadline_ns = timeout_ns > 0 ? monotonic_ns() + (uint64_t)timeout_ns : 0;
-
-    for (unsigned turn = 0;; turn++) {
+    for (;;) {
         admission_attend();
         readiness_room_made();
-        int64_t left = timeout_ns > 0 ? time_left(deadline_ns) : timeout_ns;
-        int64_t slice = next_slice(set, turn, left);
+        int64_t left = slices_left(slices), slice = next_slice(set, slices, left);
         int reported = wait_real(set, call, slice);
         if (reported < 0 || !service_active())
             return reported;
         int ready = reported > 0 ? without_hidden(set, call->events, reported) : 0;
         if (waiting_room_occupied())
             ready = with_pending(set, call, ready);
-        if (ready > 0 || (slice == left && (reported == 0 || timeout_ns == 0)))
+        if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
             return ready;
         /* A set shared with another process goes on reporting what is only filtered. */
         if (reported > 0 && set->inherited_from)
@@ -404,8 +387,10 @@ int readiness_wait(const struct epoll_call *call, int64_t timeout_ns)
     admission_thread_waits();
     if (!set || !service_active() || call->events_max <= 0)
         return call->wait(call, timeout_ns);
-    int ready = wait_watching(set, call, timeout_ns);
+    struct slices slices = slices_start(timeout_ns);
+    int ready = wait_watching(set, call, &slices);
     int saved = errno;
+    slices_end(&slices);
     pass_the_watch(set);
     errno = saved;
     return ready;

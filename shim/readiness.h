@@ -50,7 +50,4 @@ void readiness_after_fork_in_child(uint32_t parent);
 /* Whether any listener is out of sight in any set. */
 bool readiness_hidden(void);
 
-/* How long the next slice of a wait is, in nanoseconds; `turn` counts the slices of this wait. */
-int64_t readiness_slice_ns(unsigned turn);
-
 #endif

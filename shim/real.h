@@ -11,10 +11,12 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 
 typedef void (*signal_handler)(int);
 
@@ -62,6 +64,8 @@ typedef void (*signal_handler)(int);
        char *const[], char *const[]))                                                              \
     X(int, system, (const char *))                                                                 \
     X(FILE *, popen, (const char *, const char *))                                                 \
+    X(pid_t, wait4, (pid_t, int *, int, struct rusage *))                                          \
+    X(int, waitid, (idtype_t, id_t, siginfo_t *, int))                                             \
     X(int, sigaction, (int, const struct sigaction *, struct sigaction *))                         \
     X(signal_handler, signal, (int, signal_handler))                                               \
     X(long, syscall, (long, ...))

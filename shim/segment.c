@@ -308,6 +308,8 @@ bool segment_process_alive(const struct segment_process *process)
 void segment_wake(struct segment *segment, bool everybody)
 {
     atomic_fetch_add(&segment->room, 1);
+    /* The one that is woken may be at a ceiling of its own process, and of no use. */
+    everybody = everybody || segment_limit(segment, LIMIT_CONNS) != LIMIT_OFF;
     if (everybody || atomic_load(&segment->room_awaited)) {
         int saved = errno;
         /* Cleared first: who goes to sleep after this sets it again. */

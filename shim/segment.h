@@ -86,6 +86,7 @@ struct segment_process {
     struct gauge conns;
     _Atomic uint32_t pending; /* changes under way: see connections.h */
     _Atomic uint32_t flags;   /* PROCESS_FOREIGN */
+    _Atomic uint32_t slicing; /* threads that wait in slices for room */
     _Atomic uint64_t counter[COUNTERS];
     _Atomic uint64_t override_mask; /* a bit for each limit set for this process alone */
     _Atomic uint64_t override[LIMIT_KEYS];
@@ -145,7 +146,8 @@ struct segment {
     _Atomic uint32_t room_awaited;    /* somebody sleeps on it */
     _Atomic uint64_t rate_next_ns;    /* token bucket, as the theoretical arrival time */
     _Atomic uint64_t audit_next_ns;   /* when the next dump of the kernel's sockets may start */
-    _Atomic uint64_t watch_until_ns;  /* somebody looks for dead processes until then */
+    _Atomic uint64_t reap_next_ns;    /* when to look for dead processes again */
+    _Atomic uint64_t watch_until_ns;  /* a thread blocked in accept sees to all audits until then */
     _Atomic uint64_t peers_lock;
     _Atomic uint32_t processes_used; /* no index at or above it was ever used */
     _Atomic uint32_t conns_used;

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "slices.h"
+
+#include "connections.h"
+#include "listeners.h"
+#include "service.h"
+
+#define MILLISECOND INT64_C(1000000)
+#define SLICE_NS (8 * MILLISECOND)
+#define SLICE_DEALT_OUT_NS (16 * MILLISECOND)
+#define SLICE_LONGEST_NS (100 * MILLISECOND)
+#define EAGER_TURNS 3 /* slots often free right after the ceiling is met */
+
+struct slices slices_start(int64_t timeout_ns)
+{
+    struct slices slices = {.timeout_ns = timeout_ns};
+    if (timeout_ns > 0)
+        slices.deadline_ns = monotonic_ns() + (uint64_t)timeout_ns;
+    return slices;
+}
+
+int64_t slices_left(const struct slices *slices)
+{
+    if (slices->timeout_ns <= 0)
+        return slices->timeout_ns;
+    uint64_t now = monotonic_ns();
+    return now < slices->deadline_ns ? (int64_t)(slices->deadline_ns - now) : 0;
+}
+
+/* How many threads of the service wait in slices; a dead process's are forgotten when it is reaped. */
+static int64_t watchers(void)
+{
+    const struct segment *segment = service.segment;
+    uint32_t used = atomic_load_explicit(&segment->processes_used, memory_order_relaxed);
+    int64_t count = 0;
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+        count += atomic_load_explicit(&segment->process[i].slicing, memory_order_relaxed);
+    return count > 0 ? count : 1;
+}
+
+static int64_t slice_length(unsigned turn)
+{
+    if (turn < EAGER_TURNS)
+        return MILLISECOND << turn;
+    int64_t shared_by = watchers();
+    if (listeners_deal_out())
+        return shared_by > 1 ? SLICE_DEALT_OUT_NS : SLICE_NS;
+    return shared_by * SLICE_NS < SLICE_LONGEST_NS ? shared_by * SLICE_NS : SLICE_LONGEST_NS;
+}
+
+int64_t slices_next(struct slices *slices, int64_t left)
+{
+    if (!slices->counted) {
+        atomic_fetch_add(&service_self()->slicing, 1);
+        slices->counted = 1;
+    }
+    int64_t slice = slice_length(slices->turn++);
+    uint64_t rate_wait = connections_rate_wait();
+    if (rate_wait && rate_wait < (uint64_t)slice)
+        slice = (int64_t)rate_wait;
+    return left >= 0 && left < slice ? left : slice;
+}
+
+void slices_end(struct slices *slices)
+{
+    if (slices->counted && atomic_load(&service_self()->slicing) > 0)
+        atomic_fetch_sub(&service_self()->slicing, 1);
+    slices->counted = 0;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * How long a wait at the ceiling sleeps before it looks for room itself.
+ *
+ * poll, select and epoll cannot wait for a word in shared memory to change, so they wait in slices.
+ * Those who can accept the same clients share the watch: with N of them, each looks every N times
+ * eight milliseconds, and the first that finds room takes the next client. What waiting costs is
+ * then the same for one process and for many.
+ */
+#ifndef BACKPRESSURE_SLICES_H
+#define BACKPRESSURE_SLICES_H
+
+#include <stdint.h>
+
+/* One wait: how far it is, and what is left of its time. */
+struct slices {
+    int64_t timeout_ns; /* -1 is for ever */
+    uint64_t deadline_ns;
+    unsigned turn;
+    int counted;
+};
+
+struct slices slices_start(int64_t timeout_ns);
+
+/* What is left of the timeout: 0 when it is over, -1 when there is none. */
+int64_t slices_left(const struct slices *slices);
+
+/* The next sleep, at most `left`. */
+int64_t slices_next(struct slices *slices, int64_t left);
+
+/* The wait is over. */
+void slices_end(struct slices *slices);
+
+#endif
