@@ -69,8 +69,22 @@ static bool anybody_exempt(void)
     return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
 }
 
+bool admission_active(void)
+{
+    if (__builtin_expect(atomic_load_explicit(&service.detached, memory_order_relaxed), 0) &&
+        atomic_exchange(&service.detached, false)) {
+        int saved = errno;
+        readiness_show_everything();
+        listeners_release();
+        errno = saved;
+    }
+    return service_active();
+}
+
 bool admission_shut(void)
 {
+    if (!service_active())
+        return false;
     enum reservation room = connections_room();
     return room == RESERVATION_PAUSED ||
            (room != RESERVED && when_full() == WHEN_FULL_HOLD && !anybody_exempt());
@@ -78,6 +92,8 @@ bool admission_shut(void)
 
 static bool let_in(const struct listener *listener)
 {
+    if (!service_active())
+        return true;
     enum reservation room = connections_room();
     if (room == RESERVED)
         return true;
@@ -99,12 +115,16 @@ bool admission_visible(struct listener *listener)
 
 bool admission_pending(const struct listener *listener)
 {
-    return waiting_room_occupied() && connections_room() == RESERVED &&
+    return waiting_room_occupied() && (!service_active() || connections_room() == RESERVED) &&
            waiting_room_ready(listeners_index(listener));
 }
 
 void admission_attend(void)
 {
+    if (service_active() && !segment_intact(service.segment))
+        service_detach("its control segment was overwritten");
+    if (!admission_active())
+        return;
     listeners_refresh();
     shedding_attend();
     if (connections_room() == RESERVATION_FULL)
@@ -498,7 +518,7 @@ static int accept_blocking(struct admission *admission)
 {
     for (;;) {
         pthread_testcancel();
-        if (!service_active())
+        if (!admission_active())
             return REAL(accept4)(admission->fd, admission->address, admission->length,
                                  admission->flags);
         if (!admission_pending(admission->listener) && !wait_for_client(admission))
@@ -518,7 +538,7 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
 {
     int saved = errno;
 
-    if (!service_active() || in_vfork_child)
+    if (!admission_active() || in_vfork_child)
         return REAL(accept4)(fd, address, length, flags);
     /* What the kernel would refuse at once, it refuses: bad flags, a bad length. */
     if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK) || (address && (!length || (int)*length < 0)))

@@ -36,6 +36,12 @@ bool admission_pending(const struct listener *listener);
  */
 void admission_attend(void);
 
+/*
+ * Whether the shim still works here. After it has let go of a damaged segment, the first call puts
+ * the program's listeners back as they would be without it.
+ */
+bool admission_active(void);
+
 /* Whether somebody must come back to do so, though no descriptor became ready. */
 bool admission_needs_attention(void);
 

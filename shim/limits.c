@@ -560,7 +560,7 @@ bool limits_take_line(struct limits_source *source, const char *line)
             used += length - value;
         }
     }
-    return limits_take(source, pair, used, false);
+    return limits_take(source, pair, used, true);
 }
 
 void limits_apply(struct limits *target, const struct limits_source *source)

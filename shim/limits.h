@@ -77,7 +77,7 @@ bool limits_take(struct limits_source *source, const char *pair, size_t length, 
 /* Takes blank-separated pairs; single and double quotes group. Returns as limits_take. */
 bool limits_take_words(struct limits_source *source, const char *text, bool allow_name);
 
-/* Takes one line of a configuration file: a pair, a `#` comment or nothing. */
+/* Takes one line of a configuration file: a pair, `name=` among them, a `#` comment or nothing. */
 bool limits_take_line(struct limits_source *source, const char *line);
 
 /* Copies to `target` what `source` names, and leaves the rest of it. */

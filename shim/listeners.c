@@ -108,6 +108,7 @@ int listeners_learn(int fd)
             continue;
         listener->family = family;
         listener->cookie = cookie;
+        listener->asked_backlog = -1;
         listener->deals_out = option(fd, SO_REUSEPORT) == 1;
         listener->shared = share(fd, family, cookie);
         if (listener->shared)
@@ -211,6 +212,8 @@ int listeners_listen(int fd, int backlog)
     int result = REAL(listen)(fd, bounded ? segment_backlog(service.segment, asked) : backlog);
     if (result == 0) {
         struct listener *listener = listeners_at(fd);
+        if (listener)
+            listener->asked_backlog = asked;
         if (listener && listener->shared)
             atomic_store(&listener->shared->asked_backlog, (uint32_t)asked);
     }
@@ -258,6 +261,8 @@ static bool all_gated(void)
 void listeners_gate(bool room)
 {
     struct segment *segment = service.segment;
+    if (!service_active())
+        return;
     bool wanted = !room && (segment_limit(segment, LIMIT_QUEUE) == 0 ||
                             atomic_load(&segment->admission) != ADMISSION_OPEN);
     if (atomic_load(&listeners_end) == 0 || (wanted ? all_gated() : !listeners_gated()))
@@ -282,6 +287,20 @@ bool listeners_gated(void)
         if (can_be_gated(&listeners[i]) && atomic_load(&listeners[i].shared->gated))
             return true;
     return false;
+}
+
+void listeners_release(void)
+{
+    int end = descriptors_end();
+    for (int fd = 0; fd < end; fd++) {
+        struct listener *listener = listeners_tracked(fd);
+        if (!listener)
+            continue;
+        if (can_be_gated(listener))
+            gate_open(fd); /* whether it was shut is forgotten; there is no harm if not */
+        if (listener->asked_backlog >= 0)
+            kernel_call(SYS_listen, fd, listener->asked_backlog);
+    }
 }
 
 void listeners_ungate_accepted(const struct listener *listener, int fd)

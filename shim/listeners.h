@@ -16,6 +16,7 @@
 struct listener {
     _Atomic uint32_t references; /* descriptors of this process; 0: the entry is free */
     int family;
+    int asked_backlog; /* -1 when the program's own listen was not seen */
     uint64_t cookie;
     struct segment_listener *shared; /* NULL when the segment's table was full */
     _Atomic int nonblocking;         /* O_NONBLOCK as last seen */
@@ -61,6 +62,9 @@ void listeners_gate(bool room);
 
 /* Whether one of this process's listeners is gated, so that somebody must come back to open it. */
 bool listeners_gated(void);
+
+/* The shim lets go: gates are opened, and backlogs are what the program asked for. */
+void listeners_release(void);
 
 /* A socket accepted from a gated listener may have inherited the filter. */
 void listeners_ungate_accepted(const struct listener *listener, int fd);

@@ -44,6 +44,8 @@ static int64_t next_slice(struct slices *slices, bool left_out, bool somebody_pe
 {
     if (somebody_pending)
         return 0;
+    if (!service_active())
+        return left;
     bool watch = left_out || admission_needs_attention() || readiness_hidden();
     return watch ? slices_next(slices, left) : left;
 }
@@ -61,7 +63,7 @@ static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *
 
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
 {
-    if (!service_active() || !listeners_exist() || in_vfork_child)
+    if (!admission_active() || !listeners_exist() || in_vfork_child)
         return false;
     for (nfds_t i = 0; i < count; i++)
         if (concerns(fds[i].fd))
@@ -168,7 +170,7 @@ static bool bit(const uint64_t *set, int fd)
 bool masking_concerns_select(int end, const fd_set *read_fds)
 {
     const uint64_t *set = (const void *)read_fds;
-    if (!set || end <= 0 || !service_active() || !listeners_exist() || in_vfork_child)
+    if (!set || end <= 0 || !admission_active() || !listeners_exist() || in_vfork_child)
         return false;
     for (int fd = 0; fd < end; fd++)
         if (bit(set, fd) && concerns(fd))

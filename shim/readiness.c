@@ -348,7 +348,7 @@ static bool must_watch(const struct watched_set *set)
 /* How long to wait now, at most `left` (-1 is for ever). */
 static int64_t next_slice(struct watched_set *set, struct slices *slices, int64_t left)
 {
-    if (!must_watch(set))
+    if (!service_active() || !must_watch(set))
         return left;
     return waiting_room_occupied() && anybody_pending(set) ? 0 : slices_next(slices, left);
 }
@@ -367,7 +367,7 @@ static int wait_watching(struct watched_set *set, const struct epoll_call *call,
         readiness_room_made();
         int64_t left = slices_left(slices), slice = next_slice(set, slices, left);
         int reported = wait_real(set, call, slice);
-        if (reported < 0 || !service_active())
+        if (reported < 0 || (!admission_active() && reported > 0))
             return reported;
         int ready = reported > 0 ? without_hidden(set, call->events, reported) : 0;
         if (waiting_room_occupied())
@@ -385,7 +385,7 @@ int readiness_wait(const struct epoll_call *call, int64_t timeout_ns)
     struct watched_set *set = set_at(call->set);
 
     admission_thread_waits();
-    if (!set || !service_active() || call->events_max <= 0)
+    if (!set || !admission_active() || call->events_max <= 0)
         return call->wait(call, timeout_ns);
     struct slices slices = slices_start(timeout_ns);
     int ready = wait_watching(set, call, &slices);
@@ -445,7 +445,7 @@ void readiness_listener_closed(int fd)
     spinlock_give(&lock);
 }
 
-void readiness_before_fork(void)
+void readiness_show_everything(void)
 {
     if (!readiness_hidden())
         return;
@@ -456,6 +456,11 @@ void readiness_before_fork(void)
             if (sets[i].interest[j].fd >= 0)
                 show(&sets[i], &sets[i].interest[j]);
     spinlock_give(&lock);
+}
+
+void readiness_before_fork(void)
+{
+    readiness_show_everything();
 }
 
 void readiness_after_fork_in_child(uint32_t parent)

@@ -37,6 +37,9 @@ void readiness_hold(int fd);
 /* A slot may be free: puts back at once what this process has out of sight. */
 void readiness_room_made(void);
 
+/* Puts everything back, room or not. */
+void readiness_show_everything(void);
+
 void readiness_set_closed(int set);
 void readiness_listener_closed(int fd);
 

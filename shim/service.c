@@ -51,6 +51,7 @@ void service_detach(const char *why)
     if (mmap(service.segment, sizeof *service.segment, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
         abort();
+    atomic_store(&service.detached, true);
     service_say(why, ": this process goes on without limits");
 }
 

@@ -12,6 +12,7 @@
 struct service {
     struct segment *segment;
     _Atomic bool active;
+    _Atomic bool detached; /* and what was done to the program's listeners is not undone yet */
     uint32_t self; /* index of this process; 0 is shared by those that found the table full */
     uint32_t pid;
     bool foreign_network;

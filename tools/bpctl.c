@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "commands.h"
 
+#include <getopt.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -60,6 +62,17 @@ int usage_of(const char *name)
     return EXIT_USAGE;
 }
 
+int bad_option(char **argv)
+{
+    const struct command *command = find(argv[0]);
+    bool lacks_value = false;
+    for (const char *letter = "ntf"; optopt && *letter; letter++)
+        lacks_value |= optopt == *letter;
+    return complain(EXIT_USAGE, "%s: %s; usage: bpctl %s %s", argv[optind - 1],
+                    lacks_value ? "wants a value" : "unknown option", argv[0],
+                    command ? command->usage : "");
+}
+
 int help_of(const char *name)
 {
     const struct command *command = find(name);
@@ -104,6 +117,7 @@ int main(int argc, char **argv)
     const struct command *command = find(argv[1]);
     if (!command)
         return complain(EXIT_USAGE, "%s: no such command; `bpctl help` lists them", argv[1]);
+    opterr = 0; /* bad_option says it in one line */
     signal(SIGBUS, segment_vanished);
     int status = command->run(argc - 1, argv + 1);
     if (fflush(stdout) != 0 || ferror(stdout))

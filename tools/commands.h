@@ -20,8 +20,11 @@ int command_events(int argc, char **argv);
 /* One line on stderr, `bpctl: ...`; returns `code`. */
 int complain(enum exit_code code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* The usage line of command `name`, on stderr; returns EXIT_USAGE. */
+/* The usage of command `name`, in one line on stderr; returns EXIT_USAGE. */
 int usage_of(const char *name);
+
+/* What getopt_long did not understand in `argv`, with the usage, in one line; returns EXIT_USAGE. */
+int bad_option(char **argv);
 
 /* The same on stdout, with what the command does, for --help; returns EXIT_DONE. */
 int help_of(const char *name);

@@ -107,7 +107,7 @@ int command_events(int argc, char **argv)
         else if (option == 'j')
             as_json = true;
         else
-            return option == 'h' ? help_of("events") : usage_of("events");
+            return option == 'h' ? help_of("events") : bad_option(argv);
     }
     if (optind + 1 != argc)
         return usage_of("events");

@@ -104,7 +104,7 @@ int command_ls(int argc, char **argv)
         if (option == 'j')
             listing.services = listing.services ? listing.services : json_array();
         else
-            return option == 'h' ? help_of("ls") : usage_of("ls");
+            return option == 'h' ? help_of("ls") : bad_option(argv);
     }
     if (optind < argc)
         return usage_of("ls");

@@ -186,7 +186,7 @@ int command_run(int argc, char **argv)
         else if (option == 'f')
             file = optarg;
         else
-            return option == 'h' ? help_of("run") : usage_of("run");
+            return option == 'h' ? help_of("run") : bad_option(argv);
     }
     limits_defaults(&defaults);
     limits_source_init(&from_file, &defaults);

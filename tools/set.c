@@ -102,7 +102,7 @@ int command_set(int argc, char **argv)
 
     int option = getopt_long(argc, argv, "+h", options, NULL);
     if (option != -1)
-        return option == 'h' ? help_of("set") : usage_of("set");
+        return option == 'h' ? help_of("set") : bad_option(argv);
     if (argc - optind < 2)
         return usage_of("set");
     if (!split(argv[optind], name, sizeof name, &pid))

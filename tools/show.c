@@ -136,7 +136,7 @@ int command_show(int argc, char **argv)
         if (option == 'j')
             as_json = true;
         else
-            return option == 'h' ? help_of("show") : usage_of("show");
+            return option == 'h' ? help_of("show") : bad_option(argv);
     }
     if (optind + 1 != argc)
         return usage_of("show");

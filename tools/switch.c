@@ -31,7 +31,7 @@ static int switch_command(int argc, char **argv, enum admission_switch to, enum 
 
     int option = getopt_long(argc, argv, "h", options, NULL);
     if (option != -1)
-        return option == 'h' ? help_of(argv[0]) : usage_of(argv[0]);
+        return option == 'h' ? help_of(argv[0]) : bad_option(argv);
     if (optind + 1 != argc)
         return usage_of(argv[0]);
     if (!service_open(argv[optind], &service))
@@ -96,7 +96,7 @@ int command_drain(int argc, char **argv)
     for (int option; (option = getopt_long(argc, argv, "t:h", options, NULL)) != -1;) {
         char *end;
         if (option != 't')
-            return option == 'h' ? help_of("drain") : usage_of("drain");
+            return option == 'h' ? help_of("drain") : bad_option(argv);
         timeout = strtod(optarg, &end);
         double unit = strcmp(end, "ms") == 0 ? 0.001 : strcmp(end, "m") == 0 ? 60 : 1;
         if (end == optarg || (*end && strcmp(end, "ms") != 0 && strcmp(end, "s") != 0 &&
