@@ -1,4 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#
+#   make            build/libbackpressure.so and build/bpctl
+#   make demo       a real server, overloaded before and after (under a minute)
+#   make test       builds and runs everything; on a fresh machine it installs its needs first
+#   make install    PREFIX=/usr/local DESTDIR=
+#   make deps       installs what a bare Debian 12 lacks (as root)
+#   make bench      what holding costs, and how soon the next client is in
+#   make lint       clang-format, cppcheck
 VERSION := 0.1.0
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
@@ -13,15 +21,14 @@ SANITIZE ?=
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
 	-Wundef -Wpointer-arith -Wno-format-nonliteral -Werror
 COMMON := -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) $(SANITIZE) -MMD -MP
-SHIM_FLAGS := $(COMMON) -fPIC -fvisibility=hidden -fno-plt
+SHIM_FLAGS := $(COMMON) -fPIC -fvisibility=hidden
 TOOL_FLAGS := $(COMMON) -DBACKPRESSURE_VERSION='"$(VERSION)"' -DBACKPRESSURE_LIBDIR='"$(LIBDIR)"'
+comma := ,
 
-SHIM_SOURCES := $(wildcard shim/*.c)
-SHIM_OBJECTS := $(SHIM_SOURCES:%.c=$(BUILD)/%.o)
-# The rooms of the shim that bpctl shares: the grammar, the segment, and how to ask the kernel.
-SHARED := limits segment sockdiag gate real
-TOOL_SOURCES := $(wildcard tools/*.c)
-TOOL_OBJECTS := $(TOOL_SOURCES:%.c=$(BUILD)/%.o) $(SHARED:%=$(BUILD)/shim/%.o)
+SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c))
+# The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
+SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits segment sockdiag gate real)
+TOOL_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c)) $(SHARED)
 
 .PHONY: all
 all: $(BUILD)/libbackpressure.so $(BUILD)/bpctl
@@ -33,8 +40,6 @@ $(BUILD)/libbackpressure.so: $(SHIM_OBJECTS)
 $(BUILD)/bpctl: $(TOOL_OBJECTS)
 	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson
 
-comma := ,
-
 $(BUILD)/shim/%.o: shim/%.c
 	@mkdir -p $(@D)
 	$(CC) $(SHIM_FLAGS) -c -o $@ $<
@@ -43,4 +48,87 @@ $(BUILD)/tools/%.o: tools/%.c
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_FLAGS) -c -o $@ $<
 
--include $(SHIM_OBJECTS:.o=.d) $(TOOL_OBJECTS:.o=.d)
+# --- tests ---
+
+UNIT := $(BUILD)/tests/test_limits $(BUILD)/tests/test_segment $(BUILD)/tests/test_busy
+UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale
+SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
+	$(BUILD)/tests/test_live $(BUILD)/tests/test_trust
+HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
+	$(BUILD)/tests/servers/recipes.o
+TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/bench_hold
+
+$(BUILD)/tests/%.o: tests/%.c
+	@mkdir -p $(@D)
+	$(CC) $(COMMON) -c -o $@ $<
+
+$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(BUILD)/shim/busy.o
+	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
+
+$(UNDER_SHIM): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o
+	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
+
+$(SERVERS): $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o $(HARNESS)
+	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -ljansson
+
+$(BUILD)/tests/acceptor: $(BUILD)/tests/servers/acceptor.o
+	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -pthread
+
+$(BUILD)/tests/bench_hold: $(BUILD)/tests/bench/hold.o $(HARNESS)
+	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson
+
+.PHONY: tests
+tests: all $(TEST_PROGRAMS)
+
+.PHONY: test
+test:
+	@tests/needs.sh test
+	@tests/run.sh
+
+.PHONY: demo
+demo:
+	@tests/needs.sh demo
+	@$(MAKE) --no-print-directory -s all $(BUILD)/tests/acceptor
+	@BUILD=$(BUILD) tests/demo.sh
+
+.PHONY: bench
+bench: tests
+	BUILD=$(BUILD) $(BUILD)/tests/bench_hold
+
+.PHONY: deps
+deps:
+	@tests/needs.sh --install
+
+# --- what reads the sources ---
+
+SOURCES := $(wildcard shim/*.[ch] tools/*.[ch] tests/*/*.[ch] bpf/*.[ch])
+
+.PHONY: format
+format:
+	clang-format -i $(SOURCES)
+
+.PHONY: lint
+lint:
+	clang-format --dry-run --Werror $(SOURCES)
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
+		--suppress=missingIncludeSystem --error-exitcode=1 -j2 -D_GNU_SOURCE -D__x86_64__ \
+		shim tools tests
+
+# --- installing ---
+
+.PHONY: install
+install: all
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)
+	install -m 755 $(BUILD)/bpctl $(DESTDIR)$(BINDIR)/bpctl
+	install -m 644 $(BUILD)/libbackpressure.so $(DESTDIR)$(LIBDIR)/libbackpressure.so
+
+.PHONY: uninstall
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/bpctl $(DESTDIR)$(LIBDIR)/libbackpressure.so
+
+.PHONY: clean
+clean:
+	rm -rf $(BUILD)
+
+.SECONDARY:
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

@@ -32,7 +32,8 @@
 #define MIXED_SLICE_MS 4
 /* Longer than anybody holds a listener's lock: one that was stopped or killed inside is passed. */
 #define LOCK_PATIENCE_NS (20 * MILLISECOND)
-/* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn. */
+/* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn.
+ */
 #define REFUSALS_PER_CALL 64
 /* So many EAGAINs without a wait in between are a loop that the shim cannot see into. */
 #define IDLE_ACCEPTS 16
@@ -137,7 +138,8 @@ bool admission_needs_attention(void)
     return shedding_lingering() || waiting_room_occupied() || listeners_gated();
 }
 
-/* --- one at a time between poll and accept, so that nobody blocks in accept with a slot reserved --- */
+/* --- one at a time between poll and accept, so that nobody blocks in accept with a slot reserved
+ * --- */
 
 static void lock_listener(struct listener *listener)
 {
@@ -187,7 +189,8 @@ void admission_holds(struct listener *listener, int fd)
     service_event(EVENT_HELD, gauge_count(&service.segment->conns), address);
 }
 
-/* The kernel's accept, which must not be left half way: cancellation waits until it is accounted. */
+/* The kernel's accept, which must not be left half way: cancellation waits until it is accounted.
+ */
 static int accept_real(int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
     return (int)kernel_call(SYS_accept4, fd, address, length, flags);
@@ -212,8 +215,8 @@ static bool is_exempt(const struct sockaddr_storage *from)
 }
 
 /* Hands the address out as accept(2) does: cut to the room there is, with its full length. */
-static void hand_out_address(const struct admission *admission,
-                             const struct sockaddr_storage *from, socklen_t from_length)
+static void hand_out_address(const struct admission *admission, const struct sockaddr_storage *from,
+                             socklen_t from_length)
 {
     if (!admission->address || !admission->length)
         return;
@@ -432,7 +435,8 @@ static void stop_watching(void *argument)
     *watcher = false;
 }
 
-/* A blocking accept at the ceiling: until there is a slot. False with errno set when it must end. */
+/* A blocking accept at the ceiling: until there is a slot. False with errno set when it must end.
+ */
 static bool wait_in_slices(const struct admission *admission, bool *watcher)
 {
     while (service_active() && !listener_broken(admission->fd)) {
@@ -488,8 +492,7 @@ static bool wait_for_client(const struct admission *admission)
 static int nobody_now(struct admission *admission, int outcome)
 {
     if (outcome == MUST_WAIT && listener_broken(admission->fd))
-        return accept_real(admission->fd, admission->address, admission->length,
-                           admission->flags);
+        return accept_real(admission->fd, admission->address, admission->length, admission->flags);
     if (outcome == MUST_WAIT) {
         admission_holds(admission->listener, admission->fd);
         admission_attend();

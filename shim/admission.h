@@ -12,9 +12,10 @@
 #include <sys/socket.h>
 
 /*
- * accept4(2), with its errors, for a program whose ceilings may be reached: a blocking listener then
- * waits for a slot as it would wait for a client (EINTR, SO_RCVTIMEO and cancellation included), a
- * non-blocking one has nobody to accept (EAGAIN), or clients are refused, as `when-full` says.
+ * accept4(2), with its errors, for a program whose ceilings may be reached: a blocking listener
+ * then waits for a slot as it would wait for a client (EINTR, SO_RCVTIMEO and cancellation
+ * included), a non-blocking one has nobody to accept (EAGAIN), or clients are refused, as
+ * `when-full` says.
  */
 int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
 

@@ -99,9 +99,8 @@ static void free_unseen(uint64_t started, bool saw_tcp, bool saw_unix)
     for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
         struct segment_conn *conn = &segment->conn[slot];
         uint32_t flags = atomic_load(&conn->flags);
-        if (conn_phase(slot_state[slot]) != CONN_OPEN || slot_seen[slot] ||
-            flags & CONN_FOREIGN || !(flags & CONN_UNIX ? saw_unix : saw_tcp) ||
-            atomic_load(&conn->accepted_ns) >= started)
+        if (conn_phase(slot_state[slot]) != CONN_OPEN || slot_seen[slot] || flags & CONN_FOREIGN ||
+            !(flags & CONN_UNIX ? saw_unix : saw_tcp) || atomic_load(&conn->accepted_ns) >= started)
             continue;
         found += connections_free_lost(slot, slot_state[slot]);
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Comparing the slots with the kernel, so that a close the shim never saw does not eat one for good.
+ * Comparing the slots with the kernel, so that a close the shim never saw does not eat one for
+ * good.
  */
 #ifndef BACKPRESSURE_AUDIT_H
 #define BACKPRESSURE_AUDIT_H

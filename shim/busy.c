@@ -9,9 +9,9 @@
 
 /* RFC 9110, 9.1, RFC 5789, and the methods of WebDAV (RFC 4918) that open a connection. */
 static const char *const http_methods[] = {
-    "GET ",      "HEAD ", "POST ",  "PUT ",   "DELETE ",    "CONNECT ", "OPTIONS ",
-    "TRACE ",    "PATCH ", "COPY ", "MOVE ",  "PROPFIND ",  "MKCOL ",   "LOCK ",
-    "UNLOCK ",   "REPORT ", "PROPPATCH ",
+    "GET ",     "HEAD ",  "POST ",   "PUT ",    "DELETE ",    "CONNECT ",
+    "OPTIONS ", "TRACE ", "PATCH ",  "COPY ",   "MOVE ",      "PROPFIND ",
+    "MKCOL ",   "LOCK ",  "UNLOCK ", "REPORT ", "PROPPATCH ",
 };
 
 bool busy_protocol_of(enum busy_reply chosen, enum busy_protocol *protocol)
@@ -59,15 +59,15 @@ static uint32_t draw_retry_after(uint64_t limit)
 static size_t compose_http(const struct limits *limits, char *out, size_t size)
 {
     static const char body[] = "503 Service Unavailable: the server is busy, try again later.\n";
-    int length = snprintf(out, size,
-                          "HTTP/1.1 503 Service Unavailable\r\n"
-                          "Retry-After: %u\r\n"
-                          "Connection: close\r\n"
-                          "Content-Type: text/plain\r\n"
-                          "Content-Length: %zu\r\n"
-                          "\r\n%s",
-                          draw_retry_after(limits->value[LIMIT_RETRY_AFTER]), sizeof body - 1,
-                          body);
+    int length =
+        snprintf(out, size,
+                 "HTTP/1.1 503 Service Unavailable\r\n"
+                 "Retry-After: %u\r\n"
+                 "Connection: close\r\n"
+                 "Content-Type: text/plain\r\n"
+                 "Content-Length: %zu\r\n"
+                 "\r\n%s",
+                 draw_retry_after(limits->value[LIMIT_RETRY_AFTER]), sizeof body - 1, body);
     return length > 0 && (size_t)length < size ? (size_t)length : 0;
 }
 

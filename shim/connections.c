@@ -3,8 +3,8 @@
 
 #include "audit.h"
 #include "readiness.h"
-#include "service.h"
 #include "real.h"
+#include "service.h"
 
 #include <errno.h>
 #include <netinet/in.h>

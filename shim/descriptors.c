@@ -4,10 +4,10 @@
 #include "connections.h"
 #include "listeners.h"
 #include "readiness.h"
+#include "real.h"
 #include "service.h"
 #include "shedding.h"
 #include "waiting_room.h"
-#include "real.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -194,7 +194,7 @@ void descriptors_adopt_all(void)
         uint16_t length;
         uint8_t type;
         char name[];
-    } *entry;
+    } * entry;
     char buffer[4096] __attribute__((aligned(8)));
     long got;
 

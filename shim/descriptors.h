@@ -2,8 +2,8 @@
 /*
  * What each descriptor of this process is: one word a descriptor, one load to look it up.
  *
- * A number is taken out of the table before the real close and put in after the real accept, so that
- * a thread which gets the same number in between finds the table right.
+ * A number is taken out of the table before the real close and put in after the real accept, so
+ * that a thread which gets the same number in between finds the table right.
  */
 #ifndef BACKPRESSURE_DESCRIPTORS_H
 #define BACKPRESSURE_DESCRIPTORS_H
@@ -69,8 +69,8 @@ void descriptor_put(int fd, descriptor what);
 descriptor descriptor_take(int fd);
 
 /*
- * Closes a tracked descriptor: takes it out, calls `close_real`, and lets the room that owns it know.
- * Returns what `close_real` returns, with its errno.
+ * Closes a tracked descriptor: takes it out, calls `close_real`, and lets the room that owns it
+ * know. Returns what `close_real` returns, with its errno.
  */
 int descriptor_close(int fd, int (*close_real)(int fd, void *context), void *context);
 

@@ -21,13 +21,13 @@ static struct sock_filter program[] = {
 bool gate_shut(int fd)
 {
     struct sock_fprog filter = {.len = sizeof program / sizeof *program, .filter = program};
-    return kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter,
-                       sizeof filter) == 0;
+    return kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) ==
+           0;
 }
 
 bool gate_open(int fd)
 {
     int unused = 0; /* the kernel wants an int's length, though it has no use for the value */
-    return kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_DETACH_FILTER, &unused,
-                       sizeof unused) == 0;
+    return kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused) ==
+           0;
 }

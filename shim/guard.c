@@ -29,8 +29,8 @@ static void pass_on(int signal_number, siginfo_t *info, void *context)
         REAL(sigaction)(signal_number, &action, NULL);
         atomic_store(&installed, false);
         if (info->si_code <= 0 && action.sa_handler == SIG_DFL)
-            kernel_call(SYS_tgkill, (pid_t)kernel_call(SYS_getpid),
-                        (pid_t)kernel_call(SYS_gettid), signal_number);
+            kernel_call(SYS_tgkill, (pid_t)kernel_call(SYS_getpid), (pid_t)kernel_call(SYS_gettid),
+                        signal_number);
         return;
     }
     if (action.sa_flags & SA_SIGINFO)

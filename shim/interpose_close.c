@@ -84,8 +84,7 @@ static FILE *reopen(struct reopening reopening)
     return reopening.result;
 }
 
-INTERPOSE FILE *freopen(const char *restrict path, const char *restrict mode,
-                        FILE *restrict stream)
+INTERPOSE FILE *freopen(const char *restrict path, const char *restrict mode, FILE *restrict stream)
 {
     return reopen((struct reopening){REAL(freopen), path, mode, stream, NULL});
 }

@@ -3,7 +3,8 @@
 #include "masking.h"
 #include "real.h"
 
-/* libc declares the array as one that poll only writes to; gcc then warns where it is read first. */
+/* libc declares the array as one that poll only writes to; gcc then warns where it is read first.
+ */
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 int __poll(struct pollfd *fds, nfds_t count, int timeout);

@@ -26,8 +26,7 @@ INTERPOSE int select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *excep
     struct timespec time = {.tv_sec = timeout->tv_sec + timeout->tv_usec / 1000000,
                             .tv_nsec = timeout->tv_usec % 1000000 * 1000};
     int64_t left_ns = timeout_from_timespec(&time);
-    int ready =
-        masking_select(end, read_fds, write_fds, except_fds, left_ns, NULL, &left_ns);
+    int ready = masking_select(end, read_fds, write_fds, except_fds, left_ns, NULL, &left_ns);
     hand_back(timeout, left_ns);
     return ready;
 }

@@ -55,8 +55,7 @@ static long do_accept(const struct raw_call *call)
 
 static long do_accept4(const struct raw_call *call)
 {
-    return accept4(fd_argument(call, 0), pointer(call, 1), pointer(call, 2),
-                   fd_argument(call, 3));
+    return accept4(fd_argument(call, 0), pointer(call, 1), pointer(call, 2), fd_argument(call, 3));
 }
 
 static long do_listen(const struct raw_call *call)

@@ -39,8 +39,8 @@ INTERPOSE int waitid(idtype_t kind, id_t id, siginfo_t *info, int options)
     siginfo_t *seen = info ? info : &own_info;
     int result = REAL(waitid)(kind, id, seen, options);
     /* With WNOHANG and nobody to report, si_pid is 0: waitid(2). */
-    if (result == 0 && (seen->si_code == CLD_EXITED || seen->si_code == CLD_KILLED ||
-                        seen->si_code == CLD_DUMPED))
+    if (result == 0 &&
+        (seen->si_code == CLD_EXITED || seen->si_code == CLD_KILLED || seen->si_code == CLD_DUMPED))
         lifecycle_ended(seen->si_pid);
     return result;
 }

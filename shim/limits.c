@@ -456,8 +456,8 @@ static bool unknown_key(struct limits_source *source, struct span key, bool allo
     char list[LIMIT_ERROR_MAX] = "";
     size_t used = 0;
     for (unsigned i = 0; i < LIMIT_KEYS; i++)
-        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "",
-                                 keys[i].name);
+        used +=
+            (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", keys[i].name);
     return fail(source, "%.*s: unknown limit; allowed: %s%s",
                 (int)(key.length < 80 ? key.length : 80), key.start, allow_name ? "name, " : "",
                 list);
@@ -519,8 +519,8 @@ bool limits_take_words(struct limits_source *source, const char *text, bool allo
             word[length++] = *text;
         }
         if (quote)
-            return fail(source, "%.*s: a quote (%c) is not closed", (int)(length < 80 ? length : 80),
-                        word, quote);
+            return fail(source, "%.*s: a quote (%c) is not closed",
+                        (int)(length < 80 ? length : 80), word, quote);
         if (!limits_take(&trial, word, length, allow_name))
             return fail(source, "%s", trial.error);
     }

@@ -76,8 +76,7 @@ static struct segment_listener *share(int fd, int family, uint64_t cookie)
         if (!atomic_compare_exchange_strong(&candidate->cookie, &before, cookie))
             continue;
         entry = candidate;
-        while (used <= i &&
-               !atomic_compare_exchange_weak(&segment->listeners_used, &used, i + 1))
+        while (used <= i && !atomic_compare_exchange_weak(&segment->listeners_used, &used, i + 1))
             ;
     }
     if (!entry) {
@@ -245,8 +244,8 @@ static void open_gate(struct listener *listener, int fd)
 
 static bool can_be_gated(const struct listener *listener)
 {
-    return atomic_load_explicit(&listener->references, memory_order_relaxed) &&
-           listener->shared && listener->family != AF_UNIX && !atomic_load(&listener->own_filter);
+    return atomic_load_explicit(&listener->references, memory_order_relaxed) && listener->shared &&
+           listener->family != AF_UNIX && !atomic_load(&listener->own_filter);
 }
 
 static bool all_gated(void)
@@ -327,7 +326,8 @@ void listeners_refresh(void)
         struct listener *listener = listeners_tracked(fd);
         if (listener && listener->shared && atomic_load(&listener->shared->asked_backlog))
             kernel_call(SYS_listen, fd,
-                    segment_backlog(service.segment, (int)atomic_load(&listener->shared->asked_backlog)));
+                        segment_backlog(service.segment,
+                                        (int)atomic_load(&listener->shared->asked_backlog)));
     }
     listeners_gate(connections_room() == RESERVED);
     errno = saved;

@@ -18,8 +18,8 @@ struct listener {
     int family;
     int asked_backlog; /* -1 when the program's own listen was not seen */
     uint64_t cookie;
-    struct segment_listener *shared; /* NULL when the segment's table was full */
-    _Atomic int nonblocking;         /* O_NONBLOCK as last seen */
+    struct segment_listener *shared;     /* NULL when the segment's table was full */
+    _Atomic int nonblocking;             /* O_NONBLOCK as last seen */
     _Atomic uint64_t receive_timeout_ns; /* SO_RCVTIMEO; 0 waits for ever */
     _Atomic int own_filter;              /* the program attached one: hands off */
     int deals_out;                       /* SO_REUSEPORT: others cannot take what waits here */

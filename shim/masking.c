@@ -91,7 +91,8 @@ static bool mask_poll(struct pollfd *to, const struct pollfd *fds, nfds_t count,
     return left_out;
 }
 
-/* Hands the result out: without listeners that filled up meanwhile, with those somebody waits for. */
+/* Hands the result out: without listeners that filled up meanwhile, with those somebody waits for.
+ */
 static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t count)
 {
     int ready = 0;
@@ -191,8 +192,7 @@ static bool mask_select(const struct select_call *call, bool *somebody_pending)
         if (call->sets[i])
             memcpy(call->result[i], call->sets[i], words(call->end) * sizeof(uint64_t));
     for (int fd = 0; fd < call->end; fd++) {
-        if (!bit(call->sets[0], fd) ||
-            descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
+        if (!bit(call->sets[0], fd) || descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
         if (masked(fd)) {
             call->result[0][fd / WORD_BITS] &= ~(UINT64_C(1) << fd % WORD_BITS);
@@ -209,8 +209,7 @@ static int settle_select(const struct select_call *call, int ready)
     for (int fd = 0; fd < call->end; fd++) {
         uint64_t mask = UINT64_C(1) << fd % WORD_BITS;
         uint64_t *word = &call->result[0][fd / WORD_BITS];
-        if (!bit(call->sets[0], fd) ||
-            descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
+        if (!bit(call->sets[0], fd) || descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
         if (*word & mask && masked(fd)) {
             *word &= ~mask;
@@ -241,9 +240,8 @@ static int select_watching(const struct select_call *call, struct slices *slices
         bool left_out = mask_select(call, &somebody_pending);
         int64_t left = slices_left(slices);
         int64_t slice = next_slice(slices, left_out, somebody_pending, left);
-        int reported =
-            REAL(pselect)(call->end, (void *)call->result[0], (void *)call->result[1],
-                          (void *)call->result[2], to_timespec(slice, &time), signals);
+        int reported = REAL(pselect)(call->end, (void *)call->result[0], (void *)call->result[1],
+                                     (void *)call->result[2], to_timespec(slice, &time), signals);
         if (reported < 0)
             return reported;
         int ready = settle_select(call, reported);
@@ -259,8 +257,8 @@ int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_
 {
     uint64_t on_stack[3 * SELECT_ON_STACK], *scratch = on_stack;
     size_t size = words(end) * sizeof(uint64_t);
-    struct select_call call = {
-        .end = end, .sets = {(void *)read_fds, (void *)write_fds, (void *)except_fds}};
+    struct select_call call = {.end = end,
+                               .sets = {(void *)read_fds, (void *)write_fds, (void *)except_fds}};
     struct timespec time;
 
     admission_thread_waits();

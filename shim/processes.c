@@ -36,9 +36,9 @@ static void reap(struct segment_process *process, uint64_t identity)
     struct segment *segment = service.segment;
     uint32_t index = (uint32_t)(process - segment->process);
 
-    if (!atomic_compare_exchange_strong(&process->identity, &identity,
-                                        process_identity(identity, PROCESS_REAPING,
-                                                         process_pid(identity))))
+    if (!atomic_compare_exchange_strong(
+            &process->identity, &identity,
+            process_identity(identity, PROCESS_REAPING, process_pid(identity))))
         return;
     atomic_store(&process->since_ns, monotonic_ns());
     connections_forget_process(index);
@@ -144,8 +144,7 @@ static uint32_t scan_for_free(enum process_phase phase, uint32_t pid)
     for (uint32_t i = 1; i < SEGMENT_PROCESSES; i++) {
         if (!claim_entry(&segment->process[i], phase, pid))
             continue;
-        while (used <= i &&
-               !atomic_compare_exchange_weak(&segment->processes_used, &used, i + 1))
+        while (used <= i && !atomic_compare_exchange_weak(&segment->processes_used, &used, i + 1))
             ;
         return i;
     }

@@ -8,8 +8,8 @@
 #include "service.h"
 
 /*
- * Finds this process's entry, left by what it was before exec, or claims one. True when it was left:
- * the caller then settles what survived.
+ * Finds this process's entry, left by what it was before exec, or claims one. True when it was
+ * left: the caller then settles what survived.
  */
 bool processes_enter(void);
 

@@ -299,8 +299,7 @@ static int with_pending(struct watched_set *set, const struct epoll_call *call, 
         for (int j = 0; j < ready && !told; j++)
             told = call->events[j].data.u64 == interest->data.u64;
         if (!told)
-            call->events[ready++] =
-                (struct epoll_event){.events = EPOLLIN, .data = interest->data};
+            call->events[ready++] = (struct epoll_event){.events = EPOLLIN, .data = interest->data};
     }
     spinlock_give(&lock);
     return ready;
@@ -405,8 +404,7 @@ void readiness_hold(int fd)
         return;
     spinlock_take(&lock);
     for (uint32_t i = 0; i < end; i++) {
-        struct interest *interest =
-            atomic_load(&sets[i].fd) ? find_interest(&sets[i], fd) : NULL;
+        struct interest *interest = atomic_load(&sets[i].fd) ? find_interest(&sets[i], fd) : NULL;
         if (interest && interest->events & EPOLLET)
             hide(&sets[i], interest);
     }
@@ -437,8 +435,7 @@ void readiness_listener_closed(int fd)
         return;
     spinlock_take(&lock);
     for (uint32_t i = 0; i < end; i++) {
-        struct interest *interest =
-            atomic_load(&sets[i].fd) ? find_interest(&sets[i], fd) : NULL;
+        struct interest *interest = atomic_load(&sets[i].fd) ? find_interest(&sets[i], fd) : NULL;
         if (interest)
             forget(&sets[i], interest);
     }

@@ -5,8 +5,8 @@
  * Only epoll sets that watch a listener are known here; all others pay one table look-up. While
  * there is room, nothing is changed. When the kernel reports a listener that is at its ceiling, its
  * interest is taken out of the set (epoll_ctl MOD to no events), and put back when there is room:
- * putting it back reports it anew, to edge-triggered programs too (epoll(7)). While something is out
- * of sight, waits come in slices, so that room made by another process is noticed.
+ * putting it back reports it anew, to edge-triggered programs too (epoll(7)). While something is
+ * out of sight, waits come in slices, so that room made by another process is noticed.
  */
 #ifndef BACKPRESSURE_READINESS_H
 #define BACKPRESSURE_READINESS_H

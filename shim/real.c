@@ -22,7 +22,7 @@ static long missing(void)
             long (*stand_in)(void) = missing;                                                      \
             memcpy(&symbol, &stand_in, sizeof symbol);                                             \
         }                                                                                          \
-        __atomic_store(( void **)&real_functions.name, &symbol, __ATOMIC_RELEASE);                 \
+        __atomic_store((void **)&real_functions.name, &symbol, __ATOMIC_RELEASE);                  \
     } while (0);
 
 void real_bind(void)

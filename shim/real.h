@@ -86,7 +86,8 @@ void real_bind(void);
     (__builtin_expect(real_functions.name != NULL, 1) ? real_functions.name                        \
                                                       : (real_bind(), real_functions.name))
 
-/* A system call past everything that is interposed, libc's `syscall` included. Arguments as there. */
+/* A system call past everything that is interposed, libc's `syscall` included. Arguments as there.
+ */
 #define kernel_call(...) (REAL(syscall)(__VA_ARGS__))
 
 #endif

@@ -22,6 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define READS_OF_A_STUCK_WRITE 1000
+
 static void close_quietly(int fd)
 {
     int saved = errno;
@@ -224,7 +226,8 @@ enum segment_result segment_join(const char *name, const struct limits *limits,
     return result;
 }
 
-/* The kernel lets n + 1 connections wait after listen(fd, n): sk_acceptq_is_full() compares with >. */
+/* The kernel lets n + 1 connections wait after listen(fd, n): sk_acceptq_is_full() compares with >.
+ */
 int segment_backlog(const struct segment *segment, int asked)
 {
     uint64_t queue = segment_limit(segment, LIMIT_QUEUE);
@@ -237,13 +240,17 @@ int segment_backlog(const struct segment *segment, int asked)
 
 void segment_read_limits(const struct segment *segment, struct limits *limits)
 {
-    /* A writer that was killed half way leaves an odd sequence: bounded, then take what is there. */
-    for (int attempt = 0; attempt < 100; attempt++) {
+    /* A writer that was killed half way leaves an odd sequence for good: then take what is there.
+     */
+    uint32_t stuck_at = 0;
+    for (unsigned stuck = 0; stuck < READS_OF_A_STUCK_WRITE;) {
         uint32_t before = atomic_load(&segment->limits_sequence);
         words_load(limits, segment->limit, sizeof *limits);
         atomic_thread_fence(memory_order_acquire);
         if (!(before & 1) && atomic_load(&segment->limits_sequence) == before)
             break;
+        stuck = before == stuck_at ? stuck + 1 : 0;
+        stuck_at = before;
     }
     if (limits->value[LIMIT_EXEMPT] > LIMIT_NETWORKS_MAX)
         limits->value[LIMIT_EXEMPT] = LIMIT_NETWORKS_MAX;
@@ -315,7 +322,7 @@ void segment_wake(struct segment *segment, bool everybody)
         /* Cleared first: who goes to sleep after this sets it again. */
         atomic_store(&segment->room_awaited, 0);
         if (kernel_call(SYS_futex, &segment->room, FUTEX_WAKE, everybody ? INT_MAX : 1, NULL, NULL,
-                    0) > 0 &&
+                        0) > 0 &&
             !everybody)
             atomic_store(&segment->room_awaited, 1); /* there may be more than the one woken */
         errno = saved;

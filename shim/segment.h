@@ -42,9 +42,9 @@ enum counter {
     COUNTER_STALLS_RESET,
     COUNTER_CONNECTS,
     COUNTER_CONNECT_RETRIES,
-    COUNTER_EXEMPTED,    /* admitted without being counted */
-    COUNTER_FOUND,       /* slots whose close the shim never saw, found again */
-    COUNTER_UNTRACKED,   /* admitted although a table was full */
+    COUNTER_EXEMPTED,  /* admitted without being counted */
+    COUNTER_FOUND,     /* slots whose close the shim never saw, found again */
+    COUNTER_UNTRACKED, /* admitted although a table was full */
     COUNTERS
 };
 
@@ -97,7 +97,7 @@ struct segment_listener {
     _Atomic uint64_t lock; /* who accepts just now: see accepting.c */
     _Atomic uint32_t pid;  /* who registered it last */
     _Atomic uint32_t asked_backlog;
-    _Atomic uint32_t gated; /* a SYN gate is attached */
+    _Atomic uint32_t gated;      /* a SYN gate is attached */
     _Atomic uint32_t gated_once; /* what it accepts may have inherited the gate */
     _Atomic uint64_t address[SEGMENT_ADDRESS_MAX / 8];
 };
@@ -120,7 +120,7 @@ enum event_kind {
 };
 
 struct segment_event {
-    _Atomic uint64_t ticket; /* number of the event + 1, or 0 while it is written */
+    _Atomic uint64_t ticket;  /* number of the event + 1, or 0 while it is written */
     _Atomic uint64_t time_ns; /* CLOCK_REALTIME */
     _Atomic uint32_t kind;
     _Atomic uint32_t pid;
@@ -192,9 +192,9 @@ static inline uint64_t process_identity(uint64_t before, enum process_phase phas
 
 enum segment_result {
     SEGMENT_OK,
-    SEGMENT_ABSENT,       /* no such service */
-    SEGMENT_DENIED,       /* it belongs to somebody else */
-    SEGMENT_DAMAGED,      /* truncated or overwritten */
+    SEGMENT_ABSENT,  /* no such service */
+    SEGMENT_DENIED,  /* it belongs to somebody else */
+    SEGMENT_DAMAGED, /* truncated or overwritten */
     SEGMENT_OTHER_VERSION,
     SEGMENT_FAILED, /* errno tells */
 };
@@ -202,9 +202,9 @@ enum segment_result {
 #define SEGMENT_PATH_MAX 256
 
 /*
- * The directory of the segments of user `uid`: $BACKPRESSURE_DIR, or /dev/shm/backpressure.UID. With
- * `create`, makes it (0700). Returns SEGMENT_DENIED when what is there is not a directory of that
- * user which others cannot write to, so that nobody can squat on the name.
+ * The directory of the segments of user `uid`: $BACKPRESSURE_DIR, or /dev/shm/backpressure.UID.
+ * With `create`, makes it (0700). Returns SEGMENT_DENIED when what is there is not a directory of
+ * that user which others cannot write to, so that nobody can squat on the name.
  */
 enum segment_result segment_directory(uid_t uid, bool create, char *out, size_t size);
 
@@ -217,7 +217,8 @@ enum segment_result segment_join(const char *name, const struct limits *limits,
                                  struct segment **segment, bool *created, char *why,
                                  size_t why_size);
 
-/* Maps an existing segment file by path for reading and writing, checking owner, size and header. */
+/* Maps an existing segment file by path for reading and writing, checking owner, size and header.
+ */
 enum segment_result segment_open(const char *path, struct segment **segment, int *fd);
 
 /* Whether the header is intact. One load and a comparison: cheap enough for every admission. */

@@ -21,8 +21,8 @@ struct service {
 extern struct service service;
 
 /*
- * Not 0 while a vfork child runs on this thread's stack, in its parent's memory: what it does to its
- * own descriptors must not reach the parent's tables.
+ * Not 0 while a vfork child runs on this thread's stack, in its parent's memory: what it does to
+ * its own descriptors must not reach the parent's tables.
  */
 extern _Thread_local int in_vfork_child __attribute__((tls_model("initial-exec")));
 
@@ -55,8 +55,8 @@ void service_event(enum event_kind kind, uint64_t amount, const char *text);
 void service_start(void);
 
 /*
- * Lets go of a segment that was damaged: private zeroes take its place, so that every later access is
- * harmless, and the program goes on without limits. Async-signal-safe. Says `why` once.
+ * Lets go of a segment that was damaged: private zeroes take its place, so that every later access
+ * is harmless, and the program goes on without limits. Async-signal-safe. Says `why` once.
  */
 void service_detach(const char *why);
 

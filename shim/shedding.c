@@ -3,9 +3,9 @@
 
 #include "busy.h"
 #include "descriptors.h"
+#include "real.h"
 #include "service.h"
 #include "spinlock.h"
-#include "real.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -82,13 +82,13 @@ enum request { REQUEST_NOT_YET, REQUEST_KNOWN, REQUEST_HOPELESS };
 /* Finds out how to answer, from the operator's choice or from what the client has sent. */
 static enum request look(int fd, enum busy_protocol *protocol)
 {
-    enum busy_reply chosen =
-        (enum busy_reply)segment_limit(service.segment, LIMIT_BUSY);
+    enum busy_reply chosen = (enum busy_reply)segment_limit(service.segment, LIMIT_BUSY);
     char sent[PEEK_MAX];
 
     if (busy_protocol_of(chosen, protocol))
         return REQUEST_KNOWN;
-    long length = kernel_call(SYS_recvfrom, fd, sent, sizeof sent, MSG_PEEK | MSG_DONTWAIT, NULL, NULL);
+    long length =
+        kernel_call(SYS_recvfrom, fd, sent, sizeof sent, MSG_PEEK | MSG_DONTWAIT, NULL, NULL);
     if (length < 0)
         return errno == EAGAIN ? REQUEST_NOT_YET : REQUEST_HOPELESS;
     if (length == 0)
@@ -108,7 +108,8 @@ static bool drained(int fd)
 {
     char dropped[4096];
     for (int i = 0; i < 16; i++) {
-        long length = kernel_call(SYS_recvfrom, fd, dropped, sizeof dropped, MSG_DONTWAIT, NULL, NULL);
+        long length =
+            kernel_call(SYS_recvfrom, fd, dropped, sizeof dropped, MSG_DONTWAIT, NULL, NULL);
         if (length == 0)
             return true;
         if (length < 0)

@@ -2,10 +2,11 @@
 /*
  * Turning an accepted connection away: with an answer its client understands, or with a reset.
  *
- * A refused connection belongs to the shim from then on. close(2) on a socket with unread input sends
- * a reset, which would destroy the answer on its way (RFC 9112, 9.6: close in stages). So it lingers:
- * the answer goes out, the write side is shut, and the client has a bounded time to read and close.
- * Nothing here blocks; lingering connections are attended to from the program's own calls.
+ * A refused connection belongs to the shim from then on. close(2) on a socket with unread input
+ * sends a reset, which would destroy the answer on its way (RFC 9112, 9.6: close in stages). So it
+ * lingers: the answer goes out, the write side is shut, and the client has a bounded time to read
+ * and close. Nothing here blocks; lingering connections are attended to from the program's own
+ * calls.
  */
 #ifndef BACKPRESSURE_SHEDDING_H
 #define BACKPRESSURE_SHEDDING_H

@@ -33,8 +33,8 @@ static void classify(bool anew)
     for (int signal_number = 1; signal_number <= KERNEL_SIGNALS; signal_number++) {
         struct sigaction action;
         if (signal_number == SIGBUS || signal_number == SIGKILL || signal_number == SIGSTOP ||
-            REAL(sigaction)(signal_number, NULL, &action) < 0 ||
-            action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)
+            REAL(sigaction)(signal_number, NULL, &action) < 0 || action.sa_handler == SIG_DFL ||
+            action.sa_handler == SIG_IGN)
             continue;
         uint64_t bit = UINT64_C(1) << (signal_number - 1);
         if (action.sa_flags & SA_RESTART)
@@ -72,8 +72,8 @@ static void end_watch(void *argument)
 }
 
 /*
- * With handlers of both kinds: holds them all back, learns from a signalfd that one is due, sees which
- * kind it is, and only then lets it run.
+ * With handlers of both kinds: holds them all back, learns from a signalfd that one is due, sees
+ * which kind it is, and only then lets it run.
  */
 static enum wait_result poll_watching(int fd, int timeout_ms)
 {

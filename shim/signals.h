@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Waiting as accept does: signal(7) restarts a blocked accept after a handler that was installed with
- * SA_RESTART, and ends it with EINTR after one that was not. poll alone cannot tell which it was.
+ * Waiting as accept does: signal(7) restarts a blocked accept after a handler that was installed
+ * with SA_RESTART, and ends it with EINTR after one that was not. poll alone cannot tell which it
+ * was.
  */
 #ifndef BACKPRESSURE_SIGNALS_H
 #define BACKPRESSURE_SIGNALS_H

@@ -27,7 +27,8 @@ int64_t slices_left(const struct slices *slices)
     return now < slices->deadline_ns ? (int64_t)(slices->deadline_ns - now) : 0;
 }
 
-/* How many threads of the service wait in slices; a dead process's are forgotten when it is reaped. */
+/* How many threads of the service wait in slices; a dead process's are forgotten when it is reaped.
+ */
 static int64_t watchers(void)
 {
     const struct segment *segment = service.segment;

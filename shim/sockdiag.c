@@ -154,7 +154,7 @@ enum sockdiag_answer sockdiag_ask(const struct sockdiag_socket *socket)
     if (answer.header.nlmsg_type == NLMSG_ERROR) {
         const struct nlmsgerr *error = NLMSG_DATA(&answer.header);
         return error->error == -ENOENT || error->error == -ESTALE ? SOCKDIAG_GONE
-                                                                   : SOCKDIAG_UNKNOWN;
+                                                                  : SOCKDIAG_UNKNOWN;
     }
     if (answer.header.nlmsg_type != SOCK_DIAG_BY_FAMILY)
         return SOCKDIAG_UNKNOWN;

@@ -2,9 +2,9 @@
 #include "waiting_room.h"
 
 #include "listeners.h"
+#include "real.h"
 #include "service.h"
 #include "spinlock.h"
-#include "real.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,8 +29,8 @@ static bool open_room(struct room *room)
     int pair[2], size = BUFFER_WANTED;
     if (room->in)
         return true;
-    if (kernel_call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) <
-        0)
+    if (kernel_call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0,
+                    pair) < 0)
         return false;
     for (unsigned i = 0; i < 2; i++) {
         pair[i] = descriptor_move_high(pair[i]);
@@ -95,8 +95,7 @@ static int pull(const struct room *room)
         .msg_controllen = sizeof control.space,
     };
     if (kernel_call(SYS_recvmsg, room->out, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1 ||
-        message.msg_controllen < CMSG_LEN(sizeof fd) ||
-        control.header.cmsg_type != SCM_RIGHTS)
+        message.msg_controllen < CMSG_LEN(sizeof fd) || control.header.cmsg_type != SCM_RIGHTS)
         return -1;
     memcpy(&fd, CMSG_DATA(&control.header), sizeof fd);
     return fd;

@@ -16,7 +16,8 @@
 
 #define WAITING_ROOM_MAX 256
 
-/* Parks `fd`, accepted from the listener with this index. True when it waits, and is closed here. */
+/* Parks `fd`, accepted from the listener with this index. True when it waits, and is closed here.
+ */
 bool waiting_room_park(uint32_t listener, int fd, struct peer_key key);
 
 /*

@@ -23,12 +23,14 @@ static const struct command {
     {"show", command_show, "NAME [--json]",
      "Shows the limits, counters, processes and listeners of a service."},
     {"set", command_set, "NAME[/PID] LIMIT=VALUE...",
-     "Changes limits of a running service: all of them, or none when one is refused. With PID, the\n"
+     "Changes limits of a running service: all of them, or none when one is refused. With PID, "
+     "the\n"
      "limit of that process alone; `off` then makes the service's own limit count again."},
     {"pause", command_pause, "NAME", "Stops admitting clients; those inside stay."},
     {"resume", command_resume, "NAME", "Admits clients again, after pause or drain."},
     {"drain", command_drain, "NAME [--timeout SECONDS]",
-     "Stops admitting, and waits until the last connection has gone. Exits with 1 when the time is\n"
+     "Stops admitting, and waits until the last connection has gone. Exits with 1 when the time "
+     "is\n"
      "over before; the service stays paused."},
     {"events", command_events, "NAME [--follow] [--json]",
      "What was held, shed, paused, set and found, oldest first. --json prints one object a line."},
@@ -86,12 +88,14 @@ static int help(void)
     puts("usage: bpctl COMMAND ...\n");
     for (size_t i = 0; i < COMMANDS; i++)
         printf("  bpctl %s %s\n", commands[i].name, commands[i].usage);
-    puts("\n`bpctl COMMAND --help` tells more. Exit codes: 0 done; 1 what was named is not there, or\n"
+    puts("\n`bpctl COMMAND --help` tells more. Exit codes: 0 done; 1 what was named is not there, "
+         "or\n"
          "the operation failed; 2 usage.");
     return EXIT_DONE;
 }
 
-/* The server may cut its segment's file while it is being read: mmap(2) promises SIGBUS for that. */
+/* The server may cut its segment's file while it is being read: mmap(2) promises SIGBUS for that.
+ */
 static void segment_vanished(int signal_number)
 {
     static const char text[] = "bpctl: the control segment was truncated while it was read\n";

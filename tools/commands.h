@@ -23,7 +23,8 @@ int complain(enum exit_code code, const char *format, ...) __attribute__((format
 /* The usage of command `name`, in one line on stderr; returns EXIT_USAGE. */
 int usage_of(const char *name);
 
-/* What getopt_long did not understand in `argv`, with the usage, in one line; returns EXIT_USAGE. */
+/* What getopt_long did not understand in `argv`, with the usage, in one line; returns EXIT_USAGE.
+ */
 int bad_option(char **argv);
 
 /* The same on stdout, with what the command does, for --help; returns EXIT_DONE. */

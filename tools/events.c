@@ -68,9 +68,9 @@ static void print(const struct event *event, bool as_json)
         printf("%s%s\n", event->text[0] ? "  " : "", event->text);
         return;
     }
-    json_t *object = json_pack("{s:s, s:s, s:I, s:I, s:s}", "time", when, "event", kind, "pid",
-                               (json_int_t)event->pid, "amount", (json_int_t)event->amount,
-                               "text", event->text);
+    json_t *object =
+        json_pack("{s:s, s:s, s:I, s:I, s:s}", "time", when, "event", kind, "pid",
+                  (json_int_t)event->pid, "amount", (json_int_t)event->amount, "text", event->text);
     json_dumpf(object, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(object);

@@ -44,19 +44,19 @@ static void owner_name(uid_t owner, char *out, size_t size)
         snprintf(out, size, "%u", owner);
 }
 
-static void add_json(struct listing *listing, const struct service_file *service,
-                     const char *owner, const char *ceiling, int full)
+static void add_json(struct listing *listing, const struct service_file *service, const char *owner,
+                     const char *ceiling, int full)
 {
     const struct service_view *view = listing->view;
     json_t *pids = json_array();
     for (unsigned i = 0; i < view->processes; i++)
         json_array_append_new(pids, json_integer(view->process[i].pid));
-    json_array_append_new(
-        listing->services,
-        json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", service->name, "user", owner,
-                  "admission", admission_text[view->admission], "conns", (json_int_t)view->conns,
-                  "total-conns", ceiling, "full_percent",
-                  full < 0 ? json_null() : json_integer(full), "processes", pids));
+    json_array_append_new(listing->services,
+                          json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", service->name,
+                                    "user", owner, "admission", admission_text[view->admission],
+                                    "conns", (json_int_t)view->conns, "total-conns", ceiling,
+                                    "full_percent", full < 0 ? json_null() : json_integer(full),
+                                    "processes", pids));
 }
 
 static void list(struct service_file *service, enum segment_result result, void *context)
@@ -68,9 +68,8 @@ static void list(struct service_file *service, enum segment_result result, void 
     if (result == SEGMENT_ABSENT)
         return; /* ended, and cleared, while we looked */
     if (result != SEGMENT_OK) {
-        listing->status =
-            complain(EXIT_FAILED, "%s: %s (%s)", service->name, segment_result_text(result),
-                     service->path);
+        listing->status = complain(EXIT_FAILED, "%s: %s (%s)", service->name,
+                                   segment_result_text(result), service->path);
         return;
     }
     if (service_processes(service) == 0) {

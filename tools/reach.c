@@ -38,8 +38,8 @@ static bool names_loader(int fd, const Elf64_Ehdr *header)
     for (unsigned i = 0; i < header->e_phnum; i++) {
         Elf64_Phdr segment;
         if (header->e_phentsize != sizeof segment ||
-            pread(fd, &segment, sizeof segment,
-                  (off_t)(header->e_phoff + i * sizeof segment)) != (ssize_t)sizeof segment)
+            pread(fd, &segment, sizeof segment, (off_t)(header->e_phoff + i * sizeof segment)) !=
+                (ssize_t)sizeof segment)
             return true;
         if (segment.p_type == PT_INTERP)
             return true;
@@ -53,9 +53,8 @@ static bool judge(int fd, const char *path, char *why, size_t size)
     Elf64_Ehdr header;
     bool root = geteuid() == 0;
 
-    if (fstat(fd, &status) == 0 &&
-        ((status.st_mode & S_ISUID && status.st_uid != geteuid()) ||
-         (status.st_mode & S_ISGID && status.st_gid != getegid()))) {
+    if (fstat(fd, &status) == 0 && ((status.st_mode & S_ISUID && status.st_uid != geteuid()) ||
+                                    (status.st_mode & S_ISGID && status.st_gid != getegid()))) {
         snprintf(why, size, "set-user-ID or set-group-ID, so ld.so preloads nothing into it");
         return false;
     }

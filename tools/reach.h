@@ -9,8 +9,8 @@
 #include <stddef.h>
 
 /*
- * False, with a reason in `why`, for a program that ld.so(8) loads nothing into: statically linked, or
- * run with another's privileges. A script is judged by its interpreter. True when in doubt.
+ * False, with a reason in `why`, for a program that ld.so(8) loads nothing into: statically linked,
+ * or run with another's privileges. A script is judged by its interpreter. True when in doubt.
  */
 bool reach_program(const char *command, char *why, size_t size);
 

@@ -53,9 +53,9 @@ static int read_file(const char *path, struct limits_source *source)
             return complain(EXIT_USAGE, "%s:%u: %s", path, number, source->error);
         }
     }
-    int status = ferror(file) ? complain(EXIT_USAGE, "%s: cannot be read: %s", path,
-                                         strerror(errno))
-                              : EXIT_DONE;
+    int status = ferror(file)
+                     ? complain(EXIT_USAGE, "%s: cannot be read: %s", path, strerror(errno))
+                     : EXIT_DONE;
     if (file != stdin)
         fclose(file);
     return status;
@@ -66,8 +66,8 @@ static bool add_pair(char *out, size_t size, const char *key, const char *value)
 {
     size_t used = strlen(out);
     const char *quote = strpbrk(value, " '\"") ? strchr(value, '"') ? "'" : "\"" : "";
-    int length = snprintf(out + used, size - used, "%s%s%s=%s%s", used ? " " : "", quote, key,
-                          value, quote);
+    int length =
+        snprintf(out + used, size - used, "%s%s%s=%s%s", used ? " " : "", quote, key, value, quote);
     return length >= 0 && (size_t)length < size - used;
 }
 
@@ -110,8 +110,7 @@ static int check_free(const char *name, bool limits_given)
     struct service_file service = {.fd = -1};
     int status = EXIT_DONE;
 
-    enum segment_result result =
-        segment_directory(geteuid(), true, directory, sizeof directory);
+    enum segment_result result = segment_directory(geteuid(), true, directory, sizeof directory);
     if (result != SEGMENT_OK)
         return complain(EXIT_FAILED, "%s: %s", directory, segment_result_text(result));
     snprintf(path, sizeof path, "%s/%s", directory, name);

@@ -97,8 +97,8 @@ static void look_in(const char *directory, uid_t owner, void *context)
     struct search *search = context;
     struct service_file found;
     /* The caller's own comes first; after that, one that lives beats one that ended. */
-    if (search->result == SEGMENT_OK && (search->service->owner == geteuid() ||
-                                         service_processes(search->service) > 0))
+    if (search->result == SEGMENT_OK &&
+        (search->service->owner == geteuid() || service_processes(search->service) > 0))
         return;
     enum segment_result result = open_in(directory, owner, search->name, &found);
     if (result == SEGMENT_ABSENT || (search->result == SEGMENT_OK && result != SEGMENT_OK)) {
@@ -153,8 +153,7 @@ static void visit_directory(const char *path, uid_t owner, void *context)
         free(names);
 }
 
-void services_each(void (*visit)(struct service_file *, enum segment_result, void *),
-                   void *context)
+void services_each(void (*visit)(struct service_file *, enum segment_result, void *), void *context)
 {
     struct visiting visiting = {visit, context};
     each_directory(visit_directory, &visiting);

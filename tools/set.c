@@ -56,8 +56,7 @@ static void record(struct service_file *service, uint32_t pid, char **pairs)
 {
     char text[SEGMENT_EVENT_TEXT] = "";
     for (size_t used = 0; *pairs && used < sizeof text; pairs++)
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used ? " " : "",
-                                 *pairs);
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used ? " " : "", *pairs);
     segment_event(service->segment, EVENT_SET, pid, 0, text);
 }
 
@@ -106,8 +105,7 @@ int command_set(int argc, char **argv)
     if (argc - optind < 2)
         return usage_of("set");
     if (!split(argv[optind], name, sizeof name, &pid))
-        return complain(EXIT_USAGE, "%s: what follows the slash is not a process id",
-                        argv[optind]);
+        return complain(EXIT_USAGE, "%s: what follows the slash is not a process id", argv[optind]);
     if (!service_open(name, &service))
         return EXIT_FAILED;
     /* One writer at a time: what is read, changed and published is one step. */

@@ -110,13 +110,12 @@ static void print_service(const struct service_file *service, const struct servi
                                         ? process->override[LIMIT_CONNS]
                                         : view->limits.value[LIMIT_CONNS];
         limits_format(&limits, LIMIT_CONNS, value, sizeof value);
-        printf("  %8d %-16s %8" PRIu64 " %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64
-               "  %s\n",
-               (int)process->pid, process->command, process->conns, counter[COUNTER_CONNS_PEAK],
-               counter[COUNTER_ACCEPTED], counter[COUNTER_HELD],
-               counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] +
-                   counter[COUNTER_SHED_LATE],
-               value);
+        printf(
+            "  %8d %-16s %8" PRIu64 " %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64 "  %s\n",
+            (int)process->pid, process->command, process->conns, counter[COUNTER_CONNS_PEAK],
+            counter[COUNTER_ACCEPTED], counter[COUNTER_HELD],
+            counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] + counter[COUNTER_SHED_LATE],
+            value);
     }
     puts("listeners");
     printf("  %8s %9s  %s\n", "QUEUE", "QUEUE-MAX", "ADDRESS");

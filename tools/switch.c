@@ -99,8 +99,8 @@ int command_drain(int argc, char **argv)
             return option == 'h' ? help_of("drain") : bad_option(argv);
         timeout = strtod(optarg, &end);
         double unit = strcmp(end, "ms") == 0 ? 0.001 : strcmp(end, "m") == 0 ? 60 : 1;
-        if (end == optarg || (*end && strcmp(end, "ms") != 0 && strcmp(end, "s") != 0 &&
-                              strcmp(end, "m") != 0) ||
+        if (end == optarg ||
+            (*end && strcmp(end, "ms") != 0 && strcmp(end, "s") != 0 && strcmp(end, "m") != 0) ||
             !(timeout >= 0) || timeout * unit > TIMEOUT_MAX_SECONDS)
             return complain(EXIT_USAGE, "--timeout %s: a time is wanted: 30, 30s, 500ms or 2m",
                             optarg);
@@ -110,10 +110,10 @@ int command_drain(int argc, char **argv)
         return usage_of("drain");
     if (!service_open(argv[optind], &service))
         return EXIT_FAILED;
-    int status = service_processes(&service) == 0
-                     ? complain(EXIT_FAILED, "%s: none of its processes runs any more",
-                                service.name)
-                     : drain(&service, timeout);
+    int status =
+        service_processes(&service) == 0
+            ? complain(EXIT_FAILED, "%s: none of its processes runs any more", service.name)
+            : drain(&service, timeout);
     service_close(&service);
     return status;
 }

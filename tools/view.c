@@ -48,9 +48,9 @@ static int by_cookie(const void *left, const void *right)
 static const struct sockdiag_entry *find(const struct kernel_sockets *sockets, uint64_t cookie)
 {
     struct sockdiag_entry wanted = {.cookie = cookie};
-    return sockets->count ? bsearch(&wanted, sockets->entry, sockets->count, sizeof wanted,
-                                    by_cookie)
-                          : NULL;
+    return sockets->count
+               ? bsearch(&wanted, sockets->entry, sockets->count, sizeof wanted, by_cookie)
+               : NULL;
 }
 
 static uint64_t network_of(const char *path)
@@ -123,8 +123,7 @@ static void view_processes(const struct segment *segment, struct service_view *v
         struct process_view *seen = &view->process[view->processes++];
         seen->index = i;
         seen->pid = (pid_t)process_pid(atomic_load(&process->identity));
-        clean_text(process->command, sizeof process->command, seen->command,
-                   sizeof seen->command);
+        clean_text(process->command, sizeof process->command, seen->command, sizeof seen->command);
         memcpy(seen->counter, counter, sizeof counter);
         seen->override_mask = atomic_load(&process->override_mask);
         for (unsigned j = 0; j < LIMIT_KEYS; j++)
@@ -192,8 +191,8 @@ void service_view(const struct service_file *service, struct service_view *view)
     memset(view, 0, sizeof *view);
     segment_read_limits(segment, &view->limits);
     uint32_t admission = atomic_load(&segment->admission);
-    view->admission = admission <= ADMISSION_DRAINING ? (enum admission_switch)admission
-                                                      : ADMISSION_PAUSED;
+    view->admission =
+        admission <= ADMISSION_DRAINING ? (enum admission_switch)admission : ADMISSION_PAUSED;
     view_processes(segment, view);
     int home = enter_network(segment, view);
     struct kernel_sockets open = ask_kernel(false), listening = ask_kernel(true);

@@ -38,7 +38,7 @@
 /* Shared by all processes. */
 static struct shared {
     _Atomic int inside, peak;
-} *shared;
+} * shared;
 
 static struct options {
     uint16_t port;
@@ -46,7 +46,11 @@ static struct options {
     int processes, threads, listeners, backlog;
     bool reuseport, null_address;
     int timeout_ms;
-} options = {.closing = "close", .family = "4", .processes = 1, .threads = 1, .listeners = 1,
+} options = {.closing = "close",
+             .family = "4",
+             .processes = 1,
+             .threads = 1,
+             .listeners = 1,
              .backlog = 1024};
 
 static int helper = -1; /* receives descriptors, with close=pass */
@@ -201,10 +205,16 @@ static const struct {
     const char *name;
     void (*close)(int fd);
 } closings[] = {
-    {"close", close_plain},       {"unseen", close_unseen}, {"number", close_by_number},
-    {"range", close_by_range},    {"stdio", close_by_stdio}, {"dup2", close_by_dup2},
-    {"dup", close_both},          {"spawn", close_in_killed_child},
-    {"vfork", close_in_vforked_child}, {"pass", pass},
+    {"close", close_plain},
+    {"unseen", close_unseen},
+    {"number", close_by_number},
+    {"range", close_by_range},
+    {"stdio", close_by_stdio},
+    {"dup2", close_by_dup2},
+    {"dup", close_both},
+    {"spawn", close_in_killed_child},
+    {"vfork", close_in_vforked_child},
+    {"pass", pass},
 };
 
 static void end(int fd)
@@ -257,19 +267,17 @@ static void listen_all(void)
                                    .sin6_port = htons(i ? 0 : options.port),
                                    .sin6_addr = IN6ADDR_LOOPBACK_INIT};
         struct sockaddr_un un = {.sun_family = AF_UNIX};
-        int length = snprintf(un.sun_path + 1, sizeof un.sun_path - 1, "acceptor-%u",
-                              options.port + i);
+        int length =
+            snprintf(un.sun_path + 1, sizeof un.sun_path - 1, "acceptor-%u", options.port + i);
         struct timeval timeout = {options.timeout_ms / 1000, options.timeout_ms % 1000 * 1000};
         listeners[i] = socket(family, SOCK_STREAM, 0);
         setsockopt(listeners[i], SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
         if (options.reuseport)
             setsockopt(listeners[i], SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
-        int bound = family == AF_UNIX
-                        ? bind(listeners[i], (struct sockaddr *)&un,
-                               (socklen_t)(sizeof(sa_family_t) + 1 + (size_t)length))
-                    : family == AF_INET6
-                        ? bind(listeners[i], (struct sockaddr *)&in6, sizeof in6)
-                        : bind(listeners[i], (struct sockaddr *)&in, sizeof in);
+        int bound = family == AF_UNIX    ? bind(listeners[i], (struct sockaddr *)&un,
+                                                (socklen_t)(sizeof(sa_family_t) + 1 + (size_t)length))
+                    : family == AF_INET6 ? bind(listeners[i], (struct sockaddr *)&in6, sizeof in6)
+                                         : bind(listeners[i], (struct sockaddr *)&in, sizeof in);
         if (bound < 0 || listen(listeners[i], options.backlog) < 0)
             die("listen");
         if (options.timeout_ms)
@@ -485,12 +493,12 @@ static const struct {
     void (*loop)(void);
     bool nonblocking;
 } styles[] = {
-    {"blocking", loop_blocking, false},   {"forking", loop_forking, false},
-    {"poll", loop_poll, true},            {"ppoll", loop_poll, true},
-    {"poll-blocking", loop_poll, false},  {"select", loop_select, true},
-    {"pselect", loop_select, true},       {"level", loop_epoll, true},
-    {"edge", loop_epoll, true},           {"exclusive", loop_epoll, true},
-    {"oneshot", loop_epoll, true},        {"epoll_pwait", loop_epoll, true},
+    {"blocking", loop_blocking, false},  {"forking", loop_forking, false},
+    {"poll", loop_poll, true},           {"ppoll", loop_poll, true},
+    {"poll-blocking", loop_poll, false}, {"select", loop_select, true},
+    {"pselect", loop_select, true},      {"level", loop_epoll, true},
+    {"edge", loop_epoll, true},          {"exclusive", loop_epoll, true},
+    {"oneshot", loop_epoll, true},       {"epoll_pwait", loop_epoll, true},
     {"epoll_pwait2", loop_epoll, true},
 };
 
@@ -528,8 +536,10 @@ static void parse(const char *word)
     const struct {
         const char *key;
         int *number;
-    } numbers[] = {{"processes", &options.processes}, {"threads", &options.threads},
-                   {"listeners", &options.listeners}, {"timeout", &options.timeout_ms},
+    } numbers[] = {{"processes", &options.processes},
+                   {"threads", &options.threads},
+                   {"listeners", &options.listeners},
+                   {"timeout", &options.timeout_ms},
                    {"backlog", &options.backlog}};
     if (strcmp(word, "reuseport") == 0)
         options.reuseport = true;

@@ -36,7 +36,8 @@ struct crowd {
     size_t request_length;
 };
 
-/* Starts `count` non-blocking connects to `address`, from `from` unless NULL. Freed by crowd_end. */
+/* Starts `count` non-blocking connects to `address`, from `from` unless NULL. Freed by crowd_end.
+ */
 void crowd_start(struct crowd *crowd, size_t count, const struct sockaddr *address,
                  socklen_t length, const struct sockaddr *from, socklen_t from_length,
                  const char *request, size_t request_length);

@@ -38,9 +38,8 @@ uint16_t free_port(void)
 
 struct sockaddr_in loopback(uint16_t port)
 {
-    return (struct sockaddr_in){.sin_family = AF_INET,
-                                .sin_port = htons(port),
-                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    return (struct sockaddr_in){
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 }
 
 void server_prepare(struct server *server, const char *recipe)
@@ -198,8 +197,8 @@ static bool read_process(const char *name, struct process *process)
         return false;
     text[length] = '\0';
     const char *rest = strrchr(text, ')');
-    if (!rest || sscanf(rest + 1, " %*c %ld %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
-                        &parent, &user, &kernel) != 3)
+    if (!rest || sscanf(rest + 1, " %*c %ld %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &parent,
+                        &user, &kernel) != 3)
         return false;
     process->pid = (pid_t)strtol(name, NULL, 10);
     process->parent = (pid_t)parent;

@@ -17,7 +17,7 @@
 
 struct server {
     const char *recipe;
-    char name[NAME_MAX_LENGTH]; /* of its service */
+    char name[NAME_MAX_LENGTH];  /* of its service */
     char directory[PATH_LENGTH]; /* its own, removed at the end */
     uint16_t port;
     pid_t pid;

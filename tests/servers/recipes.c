@@ -31,8 +31,8 @@ static bool run_to_end(const char *command)
 }
 
 /*
- * Some servers ask for a backlog so short that most of a crowd would be dropped as SYNs and come back
- * with TCP's own exponential backoff, minutes later: `queue` makes room for them.
+ * Some servers ask for a backlog so short that most of a crowd would be dropped as SYNs and come
+ * back with TCP's own exponential backoff, minutes later: `queue` makes room for them.
  */
 static const char *const *with_queue(const char *const *limits)
 {
@@ -55,8 +55,7 @@ static bool start_nginx(struct server *server, const char *const *limits)
         " fastcgi_temp_path %s/f; uwsgi_temp_path %s/u; scgi_temp_path %s/s;\n"
         " server { listen 127.0.0.1:%u backlog=1024;\n"
         "  location / { return 200 \"served\\n\"; } }\n}\n",
-        directory, directory, directory, directory, directory, directory, directory,
-        server->port);
+        directory, directory, directory, directory, directory, directory, directory, server->port);
     return server_start(server, limits, COMMAND("nginx", "-e", "stderr", "-c", config));
 }
 
@@ -86,8 +85,7 @@ static bool start_apache(struct server *server, const char *const *limits, const
     char config_path[PATH_LENGTH * 2];
     snprintf(config_path, sizeof config_path, "%s", config);
     server_file(server, "index.html", "served\n");
-    return server_start(server, limits,
-                        COMMAND("apache2", "-D", "FOREGROUND", "-f", config_path));
+    return server_start(server, limits, COMMAND("apache2", "-D", "FOREGROUND", "-f", config_path));
 }
 
 static bool start_apache_prefork(struct server *server, const char *const *limits)
@@ -136,12 +134,12 @@ static bool start_vsftpd(struct server *server, const char *const *limits)
 {
     mkdir("/var/run/vsftpd", 0755);
     mkdir("/var/run/vsftpd/empty", 0755);
-    const char *config = server_file(
-        server, "vsftpd.conf",
-        "listen=YES\nlisten_address=127.0.0.1\nlisten_port=%u\nbackground=NO\n"
-        "anonymous_enable=YES\nlocal_enable=NO\nmax_clients=0\nmax_per_ip=0\n"
-        "secure_chroot_dir=/var/run/vsftpd/empty\nseccomp_sandbox=NO\n",
-        server->port);
+    const char *config =
+        server_file(server, "vsftpd.conf",
+                    "listen=YES\nlisten_address=127.0.0.1\nlisten_port=%u\nbackground=NO\n"
+                    "anonymous_enable=YES\nlocal_enable=NO\nmax_clients=0\nmax_per_ip=0\n"
+                    "secure_chroot_dir=/var/run/vsftpd/empty\nseccomp_sandbox=NO\n",
+                    server->port);
     return server_start(server, with_queue(limits), COMMAND("vsftpd", config));
 }
 
@@ -175,12 +173,12 @@ static bool start_haproxy(struct server *server, const char *const *limits)
 static bool start_lighttpd(struct server *server, const char *const *limits)
 {
     server_file(server, "index.html", "served\n");
-    const char *config = server_file(
-        server, "lighttpd.conf",
-        "server.document-root = \"%s\"\nserver.bind = \"127.0.0.1\"\nserver.port = %u\n"
-        "server.listen-backlog = 1024\nindex-file.names = ( \"index.html\" )\n"
-        "server.max-keep-alive-idle = 60\nserver.max-fds = 4096\n",
-        server->directory, server->port);
+    const char *config =
+        server_file(server, "lighttpd.conf",
+                    "server.document-root = \"%s\"\nserver.bind = \"127.0.0.1\"\nserver.port = %u\n"
+                    "server.listen-backlog = 1024\nindex-file.names = ( \"index.html\" )\n"
+                    "server.max-keep-alive-idle = 60\nserver.max-fds = 4096\n",
+                    server->directory, server->port);
     return server_start(server, limits, COMMAND("lighttpd", "-D", "-f", config));
 }
 
@@ -196,11 +194,11 @@ static bool start_python(struct server *server, const char *const *limits)
 
 static bool start_node(struct server *server, const char *const *limits)
 {
-    const char *script = server_file(
-        server, "server.js",
-        "const s = require('http').createServer((q, r) => r.end('served\\n'));\n"
-        "s.keepAliveTimeout = 60000; s.listen(%u, '127.0.0.1', 1024);\n",
-        server->port);
+    const char *script =
+        server_file(server, "server.js",
+                    "const s = require('http').createServer((q, r) => r.end('served\\n'));\n"
+                    "s.keepAliveTimeout = 60000; s.listen(%u, '127.0.0.1', 1024);\n",
+                    server->port);
     return server_start(server, limits, COMMAND("node", script));
 }
 
@@ -226,8 +224,7 @@ static bool start_mariadb(struct server *server, const char *const *limits)
 
 #define HTTP_REQUEST "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 /* PostgreSQL's StartupMessage, protocol 3.0: length, version, user and database. */
-#define POSTGRES_REQUEST                                                                           \
-    "\0\0\0\x29\0\3\0\0user\0postgres\0database\0postgres\0\0"
+#define POSTGRES_REQUEST "\0\0\0\x29\0\3\0\0user\0postgres\0database\0postgres\0\0"
 #define SAYS(request) request, sizeof(request) - 1
 
 const struct recipe recipes[] = {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Under total-conns=20 and when-full=hold, 200 clients that connect at once and stay: 20 are served,
- * the others follow when those leave, and nobody is lost.
+ * Under total-conns=20 and when-full=hold, 200 clients that connect at once and stay: 20 are
+ * served, the others follow when those leave, and nobody is lost.
  */
 #include "crowd.h"
 #include "recipes.h"
@@ -88,8 +88,8 @@ static void holds(void **state)
             most = seen > most ? seen : most;
         }
     }
-    printf("# %s: %zu of %d clients served, at most %u at once by ss, %.1f s\n", recipe->name,
-           left, CLIENTS, most, seconds_now() - started);
+    printf("# %s: %zu of %d clients served, at most %u at once by ss, %.1f s\n", recipe->name, left,
+           CLIENTS, most, seconds_now() - started);
     assert_nobody_lost(&crowd);
     assert_int_equal(left, CLIENTS);
     assert_true(most <= CEILING);

@@ -21,8 +21,7 @@
 #define WITHIN_MS 20000
 #define STANDS_MS 200
 #define LIMITS(...) ((const char *const[]){__VA_ARGS__, NULL})
-#define BPCTL(...)                                                                                 \
-    bpctl(&server, output, sizeof output, (const char *const[]){__VA_ARGS__, NULL})
+#define BPCTL(...) bpctl(&server, output, sizeof output, (const char *const[]){__VA_ARGS__, NULL})
 
 static struct server server;
 static struct crowd crowd, others;

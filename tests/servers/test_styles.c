@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Whatever way a program accepts, and whatever way it closes: never more inside than the ceiling, by
- * the program's own count; everybody served in the end; nothing lost afterwards; and no spinning.
+ * Whatever way a program accepts, and whatever way it closes: never more inside than the ceiling,
+ * by the program's own count; everybody served in the end; nothing lost afterwards; and no
+ * spinning.
  */
 #include "crowd.h"
 #include "launch.h"
@@ -129,8 +130,7 @@ static void assert_never_above(const struct crowd *crowd)
         int inside, peak;
         if (crowd->client[i].length == 0)
             continue;
-        assert_int_equal(
-            sscanf(crowd->client[i].answer, "inside %d peak %d", &inside, &peak), 2);
+        assert_int_equal(sscanf(crowd->client[i].answer, "inside %d peak %d", &inside, &peak), 2);
         assert_true(peak <= CEILING);
     }
 }

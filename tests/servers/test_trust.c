@@ -22,8 +22,7 @@
 
 #define WITHIN_MS 20000
 #define LIMITS(...) ((const char *const[]){__VA_ARGS__, NULL})
-#define BPCTL(...)                                                                                 \
-    bpctl(&server, output, sizeof output, (const char *const[]){__VA_ARGS__, NULL})
+#define BPCTL(...) bpctl(&server, output, sizeof output, (const char *const[]){__VA_ARGS__, NULL})
 
 static struct server server;
 static struct crowd crowd;
@@ -139,12 +138,10 @@ static void strict_refuses_to_start(void **state)
 
 static void service_that_is_not_there(void **state)
 {
-    static const char *const commands[][4] = {{"show", "no-such-service"},
-                                              {"set", "no-such-service", "conns=1"},
-                                              {"pause", "no-such-service"},
-                                              {"resume", "no-such-service"},
-                                              {"drain", "no-such-service"},
-                                              {"events", "no-such-service"}};
+    static const char *const commands[][4] = {
+        {"show", "no-such-service"},  {"set", "no-such-service", "conns=1"},
+        {"pause", "no-such-service"}, {"resume", "no-such-service"},
+        {"drain", "no-such-service"}, {"events", "no-such-service"}};
     (void)state;
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         assert_int_equal(bpctl(&server, output, sizeof output, commands[i]), 1);
@@ -195,8 +192,7 @@ static void configuration_file_names_its_line(void **state)
     assert_int_equal(BPCTL("run", "-f", path, "--", "true"), 2);
     assert_non_null(strstr(output, "limits:4: queue=lots: bad value"));
     path = server_file(&server, "limits", "# a comment\n\n  conns=5\nname=from-file\n");
-    assert_int_equal(BPCTL("run", "-f", path, "conns=6", "--", "sh", "-c",
-                           "echo $BACKPRESSURE"),
+    assert_int_equal(BPCTL("run", "-f", path, "conns=6", "--", "sh", "-c", "echo $BACKPRESSURE"),
                      0);
     assert_string_equal(output, "name=from-file conns=6\n");
     path_of_segment("from-file");
@@ -342,7 +338,9 @@ static void static_program_is_named(void **state)
 
 #define TEST(function) cmocka_unit_test_teardown(function, tear_down)
 #define TEST_ON(function, recipe)                                                                  \
-    {#function ", " recipe, function, NULL, tear_down, (void *)recipe}
+    {                                                                                              \
+#function ", " recipe, function, NULL, tear_down, (void *)recipe                           \
+    }
 
 int main(int argc, char **argv)
 {

@@ -3,8 +3,8 @@
  * accept, poll, select and epoll when nobody is to be accepted: errors, signals, timeouts and
  * cancellation are as POSIX and Linux have them.
  *
- * The same tests run bare, where nobody is to be accepted because nobody came, and under the shim at
- * conns=1, where somebody waits and there is no slot.
+ * The same tests run bare, where nobody is to be accepted because nobody came, and under the shim
+ * at conns=1, where somebody waits and there is no slot.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -52,8 +52,7 @@ static int connect_to(int to)
 /* A listener that has nobody to hand out. */
 static int set_up(void **state)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     (void)state;
     listener = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
@@ -96,7 +95,7 @@ static void handle(int signal_number)
     atomic_fetch_add(&handled, 1);
 }
 
-static void catch(int signal_number, int flags)
+static void catch (int signal_number, int flags)
 {
     struct sigaction action = {.sa_flags = flags};
     action.sa_handler = handle;
@@ -204,7 +203,7 @@ static void handler_without_restart_interrupts(void **state)
 {
     struct call call;
     (void)state;
-    catch(SIGUSR1, 0);
+    catch (SIGUSR1, 0);
     start(&call);
     pthread_kill(call.thread, SIGUSR1);
     pthread_join(call.thread, NULL);
@@ -218,7 +217,7 @@ static void handler_with_restart_does_not(void **state)
 {
     struct call call;
     (void)state;
-    catch(SIGUSR1, SA_RESTART);
+    catch (SIGUSR1, SA_RESTART);
     start(&call);
     for (int i = 1; i <= 3; i++) {
         pthread_kill(call.thread, SIGUSR1);
@@ -239,8 +238,8 @@ static void restarting_and_interrupting_handlers_side_by_side(void **state)
 {
     struct call call;
     (void)state;
-    catch(SIGUSR1, SA_RESTART);
-    catch(SIGUSR2, 0);
+    catch (SIGUSR1, SA_RESTART);
+    catch (SIGUSR2, 0);
     start(&call);
     pthread_kill(call.thread, SIGUSR1);
     until_handled(1);
@@ -261,7 +260,7 @@ static void receive_timeout_makes_every_handler_interrupt(void **state)
     struct call call;
     (void)state;
     assert_int_equal(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout), 0);
-    catch(SIGUSR1, SA_RESTART);
+    catch (SIGUSR1, SA_RESTART);
     start(&call);
     pthread_kill(call.thread, SIGUSR1);
     pthread_join(call.thread, NULL);
@@ -369,7 +368,7 @@ static void signals_interrupt_poll(void **state)
 {
     struct call call = {.result = 0};
     (void)state;
-    catch(SIGUSR1, SA_RESTART);
+    catch (SIGUSR1, SA_RESTART);
     assert_int_equal(pthread_create(&call.thread, NULL, poll_in_thread, &call), 0);
     until_asleep(&call);
     pthread_kill(call.thread, SIGUSR1);
@@ -384,7 +383,7 @@ static void ppoll_opens_its_signal_mask(void **state)
     struct pollfd fds = {.fd = listener, .events = POLLIN};
     sigset_t blocked, open;
     (void)state;
-    catch(SIGUSR1, SA_RESTART);
+    catch (SIGUSR1, SA_RESTART);
     sigemptyset(&open);
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGUSR1);
@@ -532,8 +531,10 @@ static void set_within_a_set(void **state)
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 #define EPOLL_TEST(index, kind)                                                                    \
-    {"epoll_waits_then_reports_room, " kind, epoll_waits_then_reports_room, set_up, tear_down,     \
-     (void *)(uintptr_t)(index)}
+    {                                                                                              \
+        "epoll_waits_then_reports_room, " kind, epoll_waits_then_reports_room, set_up, tear_down,  \
+            (void *)(uintptr_t)(index)                                                             \
+    }
 
 int main(void)
 {

@@ -1,0 +1,58 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#
+#   needs.sh test|demo   installs what is missing for it when run as root; otherwise says so in one line
+#   needs.sh --install   installs everything
+#
+# Package names are Debian 12's. Servers are installed, never started: a policy-rc.d that says no is in
+# place meanwhile, so that no port of this machine is taken by an installation.
+set -eu
+
+build="gcc make libc6-dev libjansson-dev"
+demo="$build nginx-light wrk iproute2 curl python3"
+everything="$demo clang clang-format cppcheck libcmocka-dev libbpf-dev bpftool redis-server \
+redis-tools apache2 memcached postgresql vsftpd openssh-server haproxy lighttpd nodejs \
+mariadb-server util-linux procps binutils libpython3.11-testsuite"
+
+case "${1:-}" in
+test | --install) wanted=$everything ;;
+demo) wanted=$demo ;;
+*)
+    echo "usage: needs.sh test|demo|--install" >&2
+    exit 2
+    ;;
+esac
+
+installed() {
+    # Node may come from elsewhere than Debian, under the same name.
+    dpkg-query -W -f '${Status}' "$1" 2> /dev/null | grep -q 'ok installed'
+}
+
+missing=
+for package in $wanted; do
+    installed "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+    echo "missing:$missing (run \`make deps\` as root, or: apt-get install$missing)" >&2
+    exit 1
+fi
+
+policy=/usr/sbin/policy-rc.d
+ours=
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod +x "$policy"
+    ours=yes
+fi
+trap '[ -z "$ours" ] || rm -f "$policy"' EXIT
+echo "installing:$missing"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+if ! { apt-get update && apt-get install -y --no-install-recommends $missing; } > "$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "needs.sh: apt-get could not install:$missing" >&2
+    rm -f "$log"
+    exit 1
+fi
+rm -f "$log"

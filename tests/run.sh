@@ -1,0 +1,106 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#
+# Builds and runs everything: once as shipped, once under ASan and UBSan, and what has threads under
+# TSan. `run.sh NAME...` runs only the steps whose name contains one of these.
+set -u
+cd "$(dirname "$0")/.."
+steps_passed=0
+steps_failed=()
+chosen=("$@")
+
+wanted() {
+    [ ${#chosen[@]} = 0 ] && return 0
+    for name in "${chosen[@]}"; do
+        [[ "$1" == *"$name"* ]] && return 0
+    done
+    return 1
+}
+
+# step NAME COMMAND...: runs it, and keeps count.
+step() {
+    local name=$1 started=$SECONDS
+    shift
+    wanted "$name" || return 0
+    echo "=== $name"
+    if "$@"; then
+        steps_passed=$((steps_passed + 1))
+        echo "=== $name: passed ($((SECONDS - started)) s)"
+    else
+        steps_failed+=("$name")
+        echo "=== $name: FAILED ($((SECONDS - started)) s)"
+    fi
+}
+
+under_shim() {
+    local limits=$1
+    shift
+    LD_PRELOAD=${RUNTIME:+$RUNTIME:}$PWD/$BUILD/libbackpressure.so \
+        BACKPRESSURE="name=test-$$-$RANDOM $limits" "$@"
+}
+
+build_with() {
+    make --no-print-directory -s -j"$(nproc)" BUILD="$BUILD" "$@" tests
+}
+
+semantics() {
+    "$BUILD"/tests/test_semantics && under_shim conns=1 "$BUILD"/tests/test_semantics
+}
+
+scale() {
+    ulimit -n "$(ulimit -Hn)"
+    "$BUILD"/tests/test_scale && under_shim "total-conns=60000 peer-conns=60000" "$BUILD"/tests/test_scale
+}
+
+units() {
+    local failed=0
+    for test in limits segment busy; do
+        "$BUILD"/tests/test_$test || failed=1
+    done
+    return $failed
+}
+
+export BUILD=build
+step "build with gcc" build_with
+step "lint" make --no-print-directory -s lint
+step "symbols" tests/unit/test_symbols.sh
+step "units" units
+step "semantics of accept and of waiting" semantics
+step "scale" scale
+step "ways to accept and to close" build/tests/test_styles
+step "real servers hold" build/tests/test_hold
+step "real servers refuse" build/tests/test_refuse
+step "limits and changes, live" build/tests/test_live
+step "bad input and damage" build/tests/test_trust
+step "python's own network tests" tests/servers/python_tests.sh
+step "installation" tests/unit/test_install.sh
+
+export BUILD=build/clang
+step "build with clang" build_with CC=clang
+step "semantics, built with clang" semantics
+
+# A sanitizer's runtime has to be the first library of a process that the shim is preloaded into.
+export BUILD=build/asan
+export ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0
+step "build with ASan and UBSan" build_with CFLAGS="-O1 -g" \
+    SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+RUNTIME=$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)
+export RUNTIME SANITIZER_RUNTIME=$RUNTIME
+step "units, under ASan and UBSan" units
+step "semantics, under ASan and UBSan" semantics
+step "ways to accept and to close, under ASan and UBSan" build/asan/tests/test_styles
+
+export BUILD=build/tsan
+export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.txt halt_on_error=1"
+step "build with TSan" build_with CFLAGS="-O1 -g" SANITIZE="-fsanitize=thread"
+RUNTIME=$(gcc -print-file-name=libtsan.so)
+export RUNTIME SANITIZER_RUNTIME=$RUNTIME
+step "units, under TSan" units
+step "accepting in many threads, under TSan" build/tsan/tests/test_styles threads
+
+echo
+for name in "${steps_failed[@]}"; do
+    echo "FAILED: $name"
+done
+echo "$steps_passed passed, ${#steps_failed[@]} failed"
+[ ${#steps_failed[@]} = 0 ]

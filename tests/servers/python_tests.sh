@@ -1,0 +1,66 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#
+# Python's own tests of sockets, servers, selectors, processes and signals, bare and under the shim with
+# generous limits: test for test, the results must be the same. A test whose result differs is run
+# again, alone, both ways, before it counts: on a shared machine some fail bare, too.
+set -u
+tests="test_socket test_asyncio test_socketserver test_selectors test_select test_poll test_epoll \
+test_subprocess test_fork1 test_httpservers"
+python=/usr/bin/python3
+library=$PWD/${BUILD:-build}/libbackpressure.so
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+if ! "$python" -c 'import test.test_socket' 2> /dev/null; then
+    echo "python's test suite (libpython3-testsuite) is not installed: skipped"
+    exit 0
+fi
+
+# One line a test: its name and its result.
+results() {
+    sed -n 's/^\(test[A-Za-z0-9_]* ([^)]*)\).*\.\.\. \(ok\|FAIL\|ERROR\|skipped\).*/\1 \2/p' "$1" | sort
+}
+
+run() {
+    local output=$1
+    shift
+    "$python" -m unittest -v "$@" > "$output" 2>&1
+}
+
+run_shimmed() {
+    local output=$1
+    shift
+    LD_PRELOAD=$library BACKPRESSURE="name=python-tests-$$ conns=9000 total-conns=9000 peer-conns=9000" \
+        "$python" -m unittest -v "$@" > "$output" 2>&1
+}
+
+modules=()
+for test in $tests; do
+    modules+=("test.$test")
+done
+run "$scratch/bare" "${modules[@]}" &
+run_shimmed "$scratch/shimmed" "${modules[@]}" &
+wait
+results "$scratch/bare" > "$scratch/bare.results"
+results "$scratch/shimmed" > "$scratch/shimmed.results"
+total=$(wc -l < "$scratch/bare.results")
+grep -q '^backpressure: ' "$scratch/shimmed" && echo "the shim said: $(grep -m1 '^backpressure: ' "$scratch/shimmed")"
+
+different=0
+diff "$scratch/bare.results" "$scratch/shimmed.results" | sed -n 's/^[<>] [^(]*(\([^)]*\)).*/\1/p' | sort -u \
+    > "$scratch/suspects"
+while read -r suspect; do
+    run "$scratch/bare" "$suspect"
+    bare=$?
+    run_shimmed "$scratch/shimmed" "$suspect"
+    shimmed=$?
+    if [ "$bare" != "$shimmed" ]; then
+        echo "differs: $suspect: bare $bare, under the shim $shimmed"
+        tail -n 30 "$scratch/shimmed"
+        different=$((different + 1))
+    fi
+done < "$scratch/suspects"
+echo "python: $total tests bare, $(wc -l < "$scratch/shimmed.results") under the shim," \
+    "$(wc -l < "$scratch/suspects") run again, $different differ"
+[ "$total" -gt 500 ] && [ "$different" = 0 ]

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The control segment: joining and leaving it, and what many threads do to it at once.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "../../shim/segment.h"
+
+static char directory[] = "/tmp/backpressure-unit-XXXXXX";
+static struct limits limits;
+
+static int set_up(void **state)
+{
+    (void)state;
+    assert_non_null(mkdtemp(directory));
+    setenv("BACKPRESSURE_DIR", directory, 1);
+    limits_defaults(&limits);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    char command[128];
+    (void)state;
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    return system(command);
+}
+
+static enum segment_result join(const char *name, struct segment **segment, bool *created)
+{
+    char why[512];
+    return segment_join(name, &limits, segment, created, why, sizeof why);
+}
+
+/* A process entry of this test's own, so that the service counts as alive. */
+static void live_in(struct segment *segment)
+{
+    atomic_store(&segment->process[1].identity,
+                 process_identity(0, PROCESS_LIVE, (uint32_t)getpid()));
+    atomic_store(&segment->processes_used, 2);
+}
+
+static void drop(struct segment *segment)
+{
+    munmap(segment, sizeof *segment);
+}
+
+static void second_joins_what_the_first_created(void **state)
+{
+    struct segment *first, *second;
+    bool created;
+    (void)state;
+    limits.value[LIMIT_CONNS] = 11;
+    assert_int_equal(join("joined", &first, &created), SEGMENT_OK);
+    assert_true(created);
+    live_in(first);
+    limits.value[LIMIT_CONNS] = 22;
+    assert_int_equal(join("joined", &second, &created), SEGMENT_OK);
+    assert_false(created);
+    assert_int_equal(segment_limit(second, LIMIT_CONNS), 11);
+    atomic_store(&first->room, 99);
+    assert_int_equal(atomic_load(&second->room), 99);
+    drop(first);
+    drop(second);
+    limits_defaults(&limits);
+}
+
+static void service_of_the_dead_starts_afresh(void **state)
+{
+    struct segment *segment;
+    bool created;
+    (void)state;
+    assert_int_equal(join("dead", &segment, &created), SEGMENT_OK);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    live_in(segment);
+    atomic_store(&segment->process[1].identity, process_identity(0, PROCESS_LIVE, (uint32_t)child));
+    assert_int_equal(waitid(P_PID, (id_t)child, NULL, WEXITED | WNOWAIT), 0);
+    assert_false(process_running((uint32_t)child)); /* a zombie holds nothing */
+    waitpid(child, NULL, 0);
+    assert_false(process_running((uint32_t)child));
+    drop(segment);
+    assert_int_equal(join("dead", &segment, &created), SEGMENT_OK);
+    assert_true(created);
+    drop(segment);
+}
+
+static void write_file(const char *name, const void *bytes, size_t length)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_int_equal(write(fd, bytes, length), length);
+    close(fd);
+}
+
+static void what_is_no_segment_is_refused(void **state)
+{
+    static char bytes[sizeof(struct segment)];
+    struct segment *segment, *image = (void *)bytes;
+    bool created;
+    (void)state;
+    write_file("empty", "", 0);
+    assert_int_equal(join("empty", &segment, &created), SEGMENT_DAMAGED);
+    write_file("text", "hello", 5);
+    assert_int_equal(join("text", &segment, &created), SEGMENT_DAMAGED);
+    write_file("zeroes", bytes, sizeof bytes);
+    assert_int_equal(join("zeroes", &segment, &created), SEGMENT_DAMAGED);
+    image->magic = SEGMENT_MAGIC;
+    image->version = SEGMENT_VERSION;
+    image->size = sizeof bytes;
+    write_file("short", bytes, 4096);
+    assert_int_equal(join("short", &segment, &created), SEGMENT_DAMAGED);
+    image->version = SEGMENT_VERSION + 1;
+    write_file("newer", bytes, sizeof bytes);
+    assert_int_equal(join("newer", &segment, &created), SEGMENT_OTHER_VERSION);
+    char path[256];
+    snprintf(path, sizeof path, "%s/link", directory);
+    assert_int_equal(symlink("/etc/passwd", path), 0);
+    assert_int_equal(join("link", &segment, &created), SEGMENT_FAILED);
+}
+
+static void directory_that_others_can_write_is_refused(void **state)
+{
+    struct segment *segment;
+    bool created;
+    (void)state;
+    assert_int_equal(chmod(directory, 0777), 0);
+    assert_int_equal(join("open", &segment, &created), SEGMENT_DENIED);
+    assert_int_equal(chmod(directory, 0700), 0);
+    assert_int_equal(join("open", &segment, &created), SEGMENT_OK);
+    drop(segment);
+}
+
+static struct gauge gauge;
+static _Atomic int most, now;
+
+static void *take_and_give(void *argument)
+{
+    (void)argument;
+    for (int i = 0; i < 50000; i++) {
+        if (!gauge_take(&gauge, 3))
+            continue;
+        int inside = atomic_fetch_add(&now, 1) + 1, seen = atomic_load(&most);
+        while (seen < inside && !atomic_compare_exchange_weak(&most, &seen, inside))
+            ;
+        atomic_fetch_sub(&now, 1);
+        gauge_give(&gauge);
+    }
+    return NULL;
+}
+
+static void gauge_never_passes_its_ceiling(void **state)
+{
+    pthread_t threads[6];
+    (void)state;
+    for (size_t i = 0; i < 6; i++)
+        pthread_create(&threads[i], NULL, take_and_give, NULL);
+    for (size_t i = 0; i < 6; i++)
+        pthread_join(threads[i], NULL);
+    assert_true(atomic_load(&most) <= 3);
+    assert_int_equal(gauge_count(&gauge), 0);
+    gauge_give(&gauge);
+    assert_int_equal(gauge_count(&gauge), 0); /* one too many does not wrap */
+}
+
+static void gauge_is_mended_only_when_nothing_moved(void **state)
+{
+    (void)state;
+    assert_true(gauge_take(&gauge, 10));
+    assert_true(gauge_take(&gauge, 10));
+    uint64_t seen = atomic_load(&gauge.word);
+    gauge_give(&gauge);
+    assert_true(gauge_take(&gauge, 10));
+    assert_false(gauge_mend(&gauge, seen, 0)); /* the same count, but not the same moment */
+    seen = atomic_load(&gauge.word);
+    assert_true(gauge_mend(&gauge, seen, 0));
+    assert_int_equal(gauge_count(&gauge), 0);
+}
+
+static struct segment *shared;
+
+static void *write_limits(void *argument)
+{
+    struct limits mine;
+    limits_defaults(&mine);
+    for (uint64_t i = 0; i < 20000; i++) {
+        for (unsigned key = 0; key < LIMIT_EXEMPT; key++)
+            mine.value[key] = i;
+        segment_write_limits(shared, &mine);
+    }
+    (void)argument;
+    return NULL;
+}
+
+static void limits_are_read_whole(void **state)
+{
+    pthread_t writer;
+    struct limits read;
+    bool created;
+    (void)state;
+    assert_int_equal(join("whole", &shared, &created), SEGMENT_OK);
+    pthread_create(&writer, NULL, write_limits, NULL);
+    unsigned torn = 0;
+    for (int i = 0; i < 20000; i++) {
+        segment_read_limits(shared, &read);
+        for (unsigned key = 1; key < LIMIT_EXEMPT; key++)
+            torn +=
+                read.value[key] != read.value[0] && read.value[0] != LIMIT_OFF && read.value[0] > 0;
+    }
+    pthread_join(writer, NULL);
+    assert_int_equal(torn, 0);
+    drop(shared);
+}
+
+static void events_are_a_ring(void **state)
+{
+    struct segment *segment;
+    bool created;
+    char text[300];
+    (void)state;
+    assert_int_equal(join("ring", &segment, &created), SEGMENT_OK);
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    for (uint64_t i = 0; i < SEGMENT_EVENTS + 5; i++)
+        segment_event(segment, EVENT_SET, 1, i, text);
+    assert_int_equal(atomic_load(&segment->events_next), SEGMENT_EVENTS + 5);
+    assert_int_equal(atomic_load(&segment->event[4].amount), SEGMENT_EVENTS + 4);
+    assert_int_equal(atomic_load(&segment->event[5].amount), 5);
+    char cut[SEGMENT_EVENT_TEXT];
+    words_load(cut, segment->event[5].text, sizeof cut);
+    assert_int_equal(strnlen(cut, sizeof cut), SEGMENT_EVENT_TEXT - 1);
+    drop(segment);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(second_joins_what_the_first_created),
+        cmocka_unit_test(service_of_the_dead_starts_afresh),
+        cmocka_unit_test(what_is_no_segment_is_refused),
+        cmocka_unit_test(directory_that_others_can_write_is_refused),
+        cmocka_unit_test(gauge_never_passes_its_ceiling),
+        cmocka_unit_test(gauge_is_mended_only_when_nothing_moved),
+        cmocka_unit_test(limits_are_read_whole),
+        cmocka_unit_test(events_are_a_ring),
+    };
+    return cmocka_run_group_tests_name("segment", tests, set_up, tear_down);
+}
