@@ -24,6 +24,10 @@ COMMON := -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) $(SANITIZE) -MMD -MP
 SHIM_FLAGS := $(COMMON) -fPIC -fvisibility=hidden
 TOOL_FLAGS := $(COMMON) -DBACKPRESSURE_VERSION='"$(VERSION)"' -DBACKPRESSURE_LIBDIR='"$(LIBDIR)"'
 comma := ,
+# `make V=1` shows whole commands.
+V ?=
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
@@ -34,19 +38,23 @@ TOOL_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c)) $(SHARED)
 all: $(BUILD)/libbackpressure.so $(BUILD)/bpctl
 
 $(BUILD)/libbackpressure.so: $(SHIM_OBJECTS)
-	$(CC) -shared $(CFLAGS) $(SANITIZE) $(LDFLAGS) -Wl,-z,relro,-z,now,-z,nodelete,--as-needed \
+	$(call say,LD)
+	$(Q)$(CC) -shared $(CFLAGS) $(SANITIZE) $(LDFLAGS) -Wl,-z,relro,-z,now,-z,nodelete,--as-needed \
 		$(if $(SANITIZE),,-Wl$(comma)--no-undefined) -Wl,-soname,libbackpressure.so -o $@ $^
 
 $(BUILD)/bpctl: $(TOOL_OBJECTS)
-	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson
 
 $(BUILD)/shim/%.o: shim/%.c
 	@mkdir -p $(@D)
-	$(CC) $(SHIM_FLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(SHIM_FLAGS) -c -o $@ $<
 
 $(BUILD)/tools/%.o: tools/%.c
 	@mkdir -p $(@D)
-	$(CC) $(TOOL_FLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(TOOL_FLAGS) -c -o $@ $<
 
 # --- tests ---
 
@@ -60,22 +68,28 @@ TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUIL
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
-	$(CC) $(COMMON) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(COMMON) -c -o $@ $<
 
 $(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(BUILD)/shim/busy.o
-	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 
 $(UNDER_SHIM): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o
-	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 
 $(SERVERS): $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o $(HARNESS)
-	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -ljansson
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -ljansson
 
 $(BUILD)/tests/acceptor: $(BUILD)/tests/servers/acceptor.o
-	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -pthread
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -pthread
 
 $(BUILD)/tests/bench_hold: $(BUILD)/tests/bench/hold.o $(HARNESS)
-	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson
 
 .PHONY: tests
 tests: all $(TEST_PROGRAMS)

@@ -156,6 +156,15 @@ int descriptor_dup2(int from, int to, int (*dup_real)(int, int, void *), void *c
     return result;
 }
 
+void descriptor_close_own(int fd)
+{
+    /* Out of the table first: the number is free for others once it is closed. */
+    if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_OWN)
+        return;
+    atomic_store(&descriptor_table[fd], 0);
+    kernel_call(SYS_close, fd);
+}
+
 int descriptor_move_high(int fd)
 {
     struct rlimit limit;

@@ -82,6 +82,9 @@ int descriptor_dup2(int from, int to, int (*dup_real)(int from, int to, void *co
                     void *context);
 void descriptor_duplicated(int from, int to);
 
+/* Closes a descriptor of the shim's own, unless somebody else has closed it before. */
+void descriptor_close_own(int fd);
+
 /*
  * Moves a descriptor of the shim's own (FD_CLOEXEC) to a high number, so that programs which use
  * select find the low ones free. Returns the new number, or `fd` when there is none.

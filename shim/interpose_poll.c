@@ -5,7 +5,9 @@
 
 /* libc declares the array as one that poll only writes to; gcc then warns where it is read first.
  */
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 int __poll(struct pollfd *fds, nfds_t count, int timeout);
 int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size);

@@ -34,19 +34,20 @@ static _Atomic uint32_t lingering_count;
 static _Atomic uint64_t attend_next_ns;
 static struct spinlock lock;
 
-static void close_own(int fd)
+/* Closes it, whether it already lingers or was accepted a moment ago. */
+static void let_go(int fd)
 {
-    /* Out of the table first: the number is free for others once it is closed. */
     if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_OWN)
-        atomic_store(&descriptor_table[fd], 0);
-    kernel_call(SYS_close, fd);
+        descriptor_close_own(fd);
+    else
+        kernel_call(SYS_close, fd);
 }
 
 static void reset(int fd)
 {
     struct linger hard = {.l_onoff = 1, .l_linger = 0};
     kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
-    close_own(fd);
+    let_go(fd);
 }
 
 static void count(enum counter counter, enum event_kind event)
@@ -137,7 +138,7 @@ static enum stage advance(int fd, enum stage stage, bool out_of_time)
     }
     if (!drained(fd) && !out_of_time)
         return stage;
-    close_own(fd);
+    let_go(fd);
     return STAGE_NONE;
 }
 
@@ -179,7 +180,7 @@ void shedding_refuse(int fd, enum when_full how)
                 count(COUNTER_SHED_RESET, EVENT_SHED_RESET);
                 reset(fd);
             } else {
-                close_own(fd); /* answered; with no input left unread the answer survives */
+                let_go(fd); /* answered; with no input left unread the answer survives */
             }
         }
     } else {
@@ -237,7 +238,7 @@ void shedding_after_fork_in_child(void)
     spinlock_reset(&lock);
     for (unsigned i = 0; i < LINGER_MAX; i++) {
         if (lingering[i].stage != STAGE_NONE)
-            close_own(lingering[i].fd);
+            let_go(lingering[i].fd);
         lingering[i].stage = STAGE_NONE;
     }
     atomic_store(&lingering_count, 0);

@@ -31,7 +31,7 @@ static void classify(bool anew)
         return;
     uint64_t restart = 0, interrupt = 0;
     for (int signal_number = 1; signal_number <= KERNEL_SIGNALS; signal_number++) {
-        struct sigaction action;
+        struct sigaction action = {0};
         if (signal_number == SIGBUS || signal_number == SIGKILL || signal_number == SIGSTOP ||
             REAL(sigaction)(signal_number, NULL, &action) < 0 || action.sa_handler == SIG_DFL ||
             action.sa_handler == SIG_IGN)
@@ -79,7 +79,7 @@ static enum wait_result poll_watching(int fd, int timeout_ms)
 {
     uint64_t caught = atomic_load(&restarting) | atomic_load(&interrupting), pending = 0;
     struct pollfd fds[] = {{.fd = fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
-    struct watch watch;
+    struct watch watch = {0};
     int ready;
 
     kernel_call(SYS_rt_sigprocmask, SIG_BLOCK, &caught, &watch.before, sizeof caught);

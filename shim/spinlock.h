@@ -21,7 +21,7 @@ struct spinlock {
 
 static inline void spinlock_take(struct spinlock *lock)
 {
-    uint64_t all = UINT64_MAX, before;
+    uint64_t all = UINT64_MAX, before = 0;
     kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof all);
     while (atomic_exchange_explicit(&lock->taken, 1, memory_order_acquire))
         kernel_call(SYS_sched_yield);

@@ -42,19 +42,11 @@ static bool open_room(struct room *room)
     return true;
 }
 
-static void drop_end(int fd)
-{
-    if (fd > 0 && descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_OWN) {
-        atomic_store(&descriptor_table[fd], 0);
-        kernel_call(SYS_close, fd);
-    }
-}
-
 /* Closing both ends closes what is in flight between them. */
 static void close_room(struct room *room)
 {
-    drop_end(room->in);
-    drop_end(room->out);
+    descriptor_close_own(room->in);
+    descriptor_close_own(room->out);
     room->in = room->out = 0;
     atomic_fetch_sub(&occupants, atomic_exchange(&room->count, 0));
 }

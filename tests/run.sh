@@ -11,8 +11,9 @@ chosen=("$@")
 
 wanted() {
     [ ${#chosen[@]} = 0 ] && return 0
-    for name in "${chosen[@]}"; do
-        [[ "$1" == *"$name"* ]] && return 0
+    local part
+    for part in "${chosen[@]}"; do
+        [[ "$1" == *"$part"* ]] && return 0
     done
     return 1
 }
@@ -91,8 +92,9 @@ step "semantics, under ASan and UBSan" semantics
 step "ways to accept and to close, under ASan and UBSan" build/asan/tests/test_styles
 
 export BUILD=build/tsan
-export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.txt halt_on_error=1"
-step "build with TSan" build_with CFLAGS="-O1 -g" SANITIZE="-fsanitize=thread"
+export TSAN_OPTIONS="halt_on_error=1"
+# The fences of the sequence lock stand between relaxed atomics: no race for it to miss.
+step "build with TSan" build_with CFLAGS="-O1 -g -Wno-tsan" SANITIZE="-fsanitize=thread"
 RUNTIME=$(gcc -print-file-name=libtsan.so)
 export RUNTIME SANITIZER_RUNTIME=$RUNTIME
 step "units, under TSan" units

@@ -55,7 +55,7 @@ static struct options {
 
 static int helper = -1; /* receives descriptors, with close=pass */
 
-static void die(const char *what)
+__attribute__((noreturn)) static void die(const char *what)
 {
     perror(what);
     _exit(1);
@@ -268,7 +268,7 @@ static void listen_all(void)
                                    .sin6_addr = IN6ADDR_LOOPBACK_INIT};
         struct sockaddr_un un = {.sun_family = AF_UNIX};
         int length =
-            snprintf(un.sun_path + 1, sizeof un.sun_path - 1, "acceptor-%u", options.port + i);
+            snprintf(un.sun_path + 1, sizeof un.sun_path - 1, "acceptor-%d", options.port + i);
         struct timeval timeout = {options.timeout_ms / 1000, options.timeout_ms % 1000 * 1000};
         listeners[i] = socket(family, SOCK_STREAM, 0);
         setsockopt(listeners[i], SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);

@@ -5,7 +5,7 @@
 # generous limits: test for test, the results must be the same. A test whose result differs is run
 # again, alone, both ways, before it counts: on a shared machine some fail bare, too.
 set -u
-tests="test_socket test_asyncio test_socketserver test_selectors test_select test_poll test_epoll \
+tests="test_asyncio test_socketserver test_selectors test_select test_poll test_epoll \
 test_subprocess test_fork1 test_httpservers"
 python=/usr/bin/python3
 library=$PWD/${BUILD:-build}/libbackpressure.so
@@ -25,23 +25,28 @@ results() {
 run() {
     local output=$1
     shift
-    "$python" -m unittest -v "$@" > "$output" 2>&1
+    timeout 300 "$python" -m unittest -v "$@" > "$output" 2>&1
 }
 
 run_shimmed() {
     local output=$1
     shift
     LD_PRELOAD=$library BACKPRESSURE="name=python-tests-$$ conns=9000 total-conns=9000 peer-conns=9000" \
-        "$python" -m unittest -v "$@" > "$output" 2>&1
+        timeout 300 "$python" -m unittest -v "$@" > "$output" 2>&1
 }
 
 modules=()
 for test in $tests; do
     modules+=("test.$test")
 done
-run "$scratch/bare" "${modules[@]}" &
-run_shimmed "$scratch/shimmed" "${modules[@]}" &
+# test_socket uses one fixed VSOCK port: two of it at once would block each other.
+run "$scratch/bare" test.test_socket
+run_shimmed "$scratch/shimmed" test.test_socket
+run "$scratch/bare.rest" "${modules[@]}" &
+run_shimmed "$scratch/shimmed.rest" "${modules[@]}" &
 wait
+cat "$scratch/bare.rest" >> "$scratch/bare"
+cat "$scratch/shimmed.rest" >> "$scratch/shimmed"
 results "$scratch/bare" > "$scratch/bare.results"
 results "$scratch/shimmed" > "$scratch/shimmed.results"
 total=$(wc -l < "$scratch/bare.results")
