@@ -90,24 +90,65 @@ static bool network_is_the_services(void)
            status.st_ino == atomic_load(&service.segment->network);
 }
 
-static void free_unseen(uint64_t started, bool saw_tcp, bool saw_unix)
-{
-    struct segment *segment = service.segment;
-    uint32_t used = atomic_load(&segment->conns_used);
-    uint64_t found = 0;
+/* Which kinds of socket were dumped completely. */
+struct dumped {
+    bool tcp, local;
+};
 
-    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
-        struct segment_conn *conn = &segment->conn[slot];
-        uint32_t flags = atomic_load(&conn->flags);
-        if (conn_phase(slot_state[slot]) != CONN_OPEN || slot_seen[slot] || flags & CONN_FOREIGN ||
-            !(flags & CONN_UNIX ? saw_unix : saw_tcp) || atomic_load(&conn->accepted_ns) >= started)
-            continue;
-        found += connections_free_lost(slot, slot_state[slot]);
-    }
+static bool is_unseen(uint32_t slot, uint64_t started, struct dumped dumped)
+{
+    const struct segment_conn *conn = &service.segment->conn[slot];
+    uint32_t flags = atomic_load(&conn->flags);
+    return conn_phase(slot_state[slot]) == CONN_OPEN && !slot_seen[slot] &&
+           !(flags & CONN_FOREIGN) && (flags & CONN_UNIX ? dumped.local : dumped.tcp) &&
+           atomic_load(&conn->accepted_ns) < started;
+}
+
+static uint32_t count_unseen(uint64_t started, struct dumped dumped)
+{
+    uint32_t used = atomic_load(&service.segment->conns_used), count = 0;
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
+        count += is_unseen(slot, started, dumped);
+    return count;
+}
+
+static void free_unseen(uint64_t started, struct dumped dumped)
+{
+    uint32_t used = atomic_load(&service.segment->conns_used);
+    uint64_t found = 0;
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
+        if (is_unseen(slot, started, dumped))
+            found += connections_free_lost(slot, slot_state[slot]);
     if (found) {
         service_count(COUNTER_FOUND, found);
         service_event(EVENT_FOUND, found, "closed unseen; the kernel no longer has them");
     }
+}
+
+static struct dumped dump(void)
+{
+    return (struct dumped){
+        .tcp =
+            sockdiag_dump(AF_INET, false, see, NULL) && sockdiag_dump(AF_INET6, false, see, NULL),
+        .local = sockdiag_dump(AF_UNIX, false, see, NULL),
+    };
+}
+
+static void compare_with_kernel(uint64_t started)
+{
+    index_slots();
+    struct dumped dumped = dump();
+    if (count_unseen(started, dumped) == 0)
+        return;
+    /*
+     * A dump goes on where its last message ended by counting sockets in a hash chain: one that
+     * closed meanwhile can make it pass over another (inet_diag's s_num). Who is missing twice is
+     * gone.
+     */
+    struct dumped again = dump();
+    dumped.tcp = dumped.tcp && again.tcp;
+    dumped.local = dumped.local && again.local;
+    free_unseen(started, dumped);
 }
 
 static void dump_if_due(uint64_t now)
@@ -115,13 +156,8 @@ static void dump_if_due(uint64_t now)
     if (!claim_due(&service.segment->audit_next_ns, now, DUMP_LONGEST_NS))
         return;
     if (!atomic_exchange(&dumping, true)) {
-        if (network_is_the_services()) {
-            index_slots();
-            bool tcp = sockdiag_dump(AF_INET, false, see, NULL) &&
-                       sockdiag_dump(AF_INET6, false, see, NULL);
-            bool local = sockdiag_dump(AF_UNIX, false, see, NULL);
-            free_unseen(now, tcp, local);
-        }
+        if (network_is_the_services())
+            compare_with_kernel(now);
         atomic_store(&dumping, false);
     }
     atomic_store(&service.segment->audit_next_ns, due_again(now, SHARE, DUMP_EVERY_NS));

@@ -49,7 +49,6 @@ static void reap(struct segment_process *process, uint64_t identity)
     }
     atomic_store(&process->pending, 0);
     atomic_store(&process->conns.word, 0);
-    segment_event(segment, EVENT_PROCESS_GONE, process_pid(identity), 0, NULL);
     identity = atomic_load(&process->identity);
     if (process_phase(identity) == PROCESS_REAPING)
         atomic_compare_exchange_strong(&process->identity, &identity,
@@ -88,8 +87,12 @@ static bool check(struct segment_process *process, bool thorough)
     default:
         break;
     }
-    if (gone)
+    if (gone) {
+        uint32_t held = gauge_count(&process->conns);
         reap(process, identity);
+        if (held)
+            segment_event(service.segment, EVENT_PROCESS_GONE, pid, held, "what it held is free");
+    }
     return gone;
 }
 
