@@ -16,6 +16,7 @@
 /* A reaper that was killed at its work leaves it to the next after this long. */
 #define REAP_PATIENCE_NS (UINT64_C(1) * 1000000000)
 #define CHECKED_PER_CLAIM 2
+#define ALWAYS_THOROUGH 8 /* processes that hold something */
 
 static _Thread_local uint32_t fork_child __attribute__((tls_model("initial-exec")));
 
@@ -105,11 +106,15 @@ unsigned processes_reap(bool thorough)
 {
     struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->processes_used);
-    unsigned found = 0;
+    unsigned found = 0, holders = 0;
 
-    for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++)
-        if (thorough || holds_anything(&segment->process[i]))
-            found += check(&segment->process[i], thorough);
+    for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++) {
+        struct segment_process *process = &segment->process[i];
+        if (holds_anything(process))
+            found += check(process, thorough || holders++ < ALWAYS_THOROUGH);
+        else if (thorough)
+            found += check(process, true);
+    }
     return found;
 }
 
