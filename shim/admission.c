@@ -244,7 +244,7 @@ static int admit_parked(const struct admission *admission)
     if (kernel_call(SYS_getpeername, fd, &from, &length) < 0)
         length = 0; /* the client has gone; accept(2) hands such connections out, too */
     hand_out_address(admission, &from, length);
-    connections_commit(fd, admission->listener->family, peer);
+    connections_commit(fd, admission->listener->family, admission->listener->auditable, peer);
     return fd;
 }
 
@@ -305,7 +305,7 @@ static int accept_one(struct admission *admission, bool reserved)
     }
     if (!connections_reserve_peer(key, true, &peer))
         return turn_away_peer(admission, fd, key);
-    connections_commit(fd, listener->family, peer);
+    connections_commit(fd, listener->family, listener->auditable, peer);
     hand_out_address(admission, &from, length);
     return fd;
 }

@@ -9,9 +9,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define MILLISECOND UINT64_C(1000000)
-#define SHARE 400 /* an audit is due again after so many times its own length */
+#define SHARE 200 /* an audit is due again after so many times its own length */
 #define REAP_SHARE 200
 #define THOROUGH_EVERY 16 /* looks for dead processes, of which one finds zombies, too */
 #define REAP_EVERY_NS (4 * MILLISECOND)
@@ -29,10 +30,18 @@ static uint32_t cookie_index[INDEX_MOST], index_size;
 static uint32_t slot_state[SEGMENT_CONNS];
 static bool slot_seen[SEGMENT_CONNS];
 
-static uint64_t due_again(uint64_t started, uint64_t share, uint64_t least)
+/* Processor time, so that an audit which was preempted does not seem to have been dear. */
+static uint64_t spent_ns(void)
 {
-    uint64_t now = monotonic_ns(), pause = (now - started) * share;
-    return now + (pause > least ? pause : least);
+    struct timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static uint64_t due_again(uint64_t spent_before, uint64_t share, uint64_t least)
+{
+    uint64_t pause = (spent_ns() - spent_before) * share;
+    return monotonic_ns() + (pause > least ? pause : least);
 }
 
 /* True for the one caller that is to do what is due; the others leave it to that one. */
@@ -125,12 +134,19 @@ static void free_unseen(uint64_t started, struct dumped dumped)
     }
 }
 
+/* A dump walks the kernel's whole table: for families that the service never accepted, none is due.
+ */
+static bool dump_family(int family, uint32_t bit)
+{
+    return !(atomic_load(&service.segment->families) & bit) ||
+           sockdiag_dump(family, false, see, NULL);
+}
+
 static struct dumped dump(void)
 {
     return (struct dumped){
-        .tcp =
-            sockdiag_dump(AF_INET, false, see, NULL) && sockdiag_dump(AF_INET6, false, see, NULL),
-        .local = sockdiag_dump(AF_UNIX, false, see, NULL),
+        .tcp = dump_family(AF_INET, FAMILY_INET) && dump_family(AF_INET6, FAMILY_INET6),
+        .local = dump_family(AF_UNIX, FAMILY_UNIX),
     };
 }
 
@@ -155,12 +171,13 @@ static void dump_if_due(uint64_t now)
 {
     if (!claim_due(&service.segment->audit_next_ns, now, DUMP_LONGEST_NS))
         return;
+    uint64_t spent = spent_ns();
     if (!atomic_exchange(&dumping, true)) {
         if (network_is_the_services())
             compare_with_kernel(now);
         atomic_store(&dumping, false);
     }
-    atomic_store(&service.segment->audit_next_ns, due_again(now, SHARE, DUMP_EVERY_NS));
+    atomic_store(&service.segment->audit_next_ns, due_again(spent, SHARE, DUMP_EVERY_NS));
 }
 
 /* Looks whether each tracked descriptor still is the connection that it was when accepted. */
@@ -238,11 +255,11 @@ static void mend(struct gauge *gauge, struct counted what)
 void audit_peer(uint32_t peer)
 {
     static _Atomic uint64_t next;
-    uint64_t now = monotonic_ns();
+    uint64_t now = monotonic_ns(), spent = spent_ns();
     if (peer >= SEGMENT_PEERS || !claim_due(&next, now, DUMP_LONGEST_NS))
         return;
     mend(&service.segment->peer[peer].conns, (struct counted){ANY_HOLDER, peer + 1});
-    atomic_store(&next, due_again(now, SHARE, SELF_EVERY_NS));
+    atomic_store(&next, due_again(spent, SHARE, SELF_EVERY_NS));
 }
 
 void audit_run(void)
@@ -253,16 +270,18 @@ void audit_run(void)
     if (!service_active())
         return;
     if (claim_due(&service.segment->reap_next_ns, now, DUMP_LONGEST_NS)) {
+        uint64_t spent = spent_ns();
         static _Atomic uint32_t looks;
         processes_reap(atomic_fetch_add(&looks, 1) % THOROUGH_EVERY == 0);
         mend(&service.segment->conns, (struct counted){ANY_HOLDER, 0});
         mend(&service_self()->conns, (struct counted){service.self, 0});
-        atomic_store(&service.segment->reap_next_ns, due_again(now, REAP_SHARE, REAP_EVERY_NS));
+        atomic_store(&service.segment->reap_next_ns, due_again(spent, REAP_SHARE, REAP_EVERY_NS));
     }
     now = monotonic_ns();
     if (claim_due(&self_next_ns, now, DUMP_LONGEST_NS)) {
+        uint64_t spent = spent_ns();
         check_own_descriptors();
-        atomic_store(&self_next_ns, due_again(now, SHARE, SELF_EVERY_NS));
+        atomic_store(&self_next_ns, due_again(spent, SHARE, SELF_EVERY_NS));
     }
     dump_if_due(monotonic_ns());
     errno = saved;

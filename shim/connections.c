@@ -418,7 +418,16 @@ static uint32_t find_slot(uint32_t *generation)
     return SEGMENT_CONNS;
 }
 
-void connections_commit(int fd, int family, uint32_t peer)
+static void note_family(struct segment *segment, int family)
+{
+    uint32_t bit = family == AF_UNIX    ? FAMILY_UNIX
+                   : family == AF_INET6 ? FAMILY_INET6
+                                        : FAMILY_INET;
+    if (!(atomic_load_explicit(&segment->families, memory_order_relaxed) & bit))
+        atomic_fetch_or(&segment->families, bit);
+}
+
+void connections_commit(int fd, int family, bool auditable, uint32_t peer)
 {
     struct segment *segment = service.segment;
     struct segment_process *self = service_self();
@@ -436,10 +445,11 @@ void connections_commit(int fd, int family, uint32_t peer)
         return;
     }
     struct segment_conn *conn = &segment->conn[slot];
+    note_family(segment, family);
     atomic_store(&conn->cookie, sockdiag_cookie(fd));
     atomic_store(&conn->accepted_ns, monotonic_ns());
     atomic_store(&conn->peer, peer);
-    atomic_store(&conn->flags, (service.foreign_network ? CONN_FOREIGN : 0U) |
+    atomic_store(&conn->flags, (auditable && !service.foreign_network ? 0U : CONN_FOREIGN) |
                                    (family == AF_UNIX ? CONN_UNIX : 0U) |
                                    (service.self == 0 ? CONN_SHARED : 0U));
     atomic_store(&conn->holders, holder_bits(service.self));

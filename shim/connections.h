@@ -56,8 +56,9 @@ void connections_cancel_peer(uint32_t peer);
 /* What connections_reserve_peer would say now, by the count alone. */
 bool connections_peer_has_room(struct peer_key key);
 
-/* Fills the reserved slot with the accepted `fd`, and tracks it. */
-void connections_commit(int fd, int family, uint32_t peer);
+/* Fills the reserved slot with the accepted `fd`, and tracks it. `auditable`: sock_diag lists it.
+ */
+void connections_commit(int fd, int family, bool auditable, uint32_t peer);
 
 /* `fd`, received or inherited, with socket cookie `cookie`: tracked if the service knows it. */
 bool connections_adopt(int fd, uint64_t cookie);

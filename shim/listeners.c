@@ -106,6 +106,7 @@ int listeners_learn(int fd)
         if (!atomic_compare_exchange_strong(&listener->references, &none, 1))
             continue;
         listener->family = family;
+        listener->auditable = family == AF_UNIX || option(fd, SO_PROTOCOL) == IPPROTO_TCP;
         listener->cookie = cookie;
         listener->asked_backlog = -1;
         listener->deals_out = option(fd, SO_REUSEPORT) == 1;
@@ -119,6 +120,8 @@ int listeners_learn(int fd)
             ;
         descriptor_put(fd, descriptor_make(DESCRIPTOR_LISTENER, i, 0));
         listeners_reread(fd);
+        if (segment_limit(service.segment, LIMIT_QUEUE) != LIMIT_OFF)
+            kernel_call(SYS_listen, fd, segment_backlog(service.segment, 0));
         return (int)i;
     }
     return -1;
@@ -214,7 +217,7 @@ int listeners_listen(int fd, int backlog)
         if (listener)
             listener->asked_backlog = asked;
         if (listener && listener->shared)
-            atomic_store(&listener->shared->asked_backlog, (uint32_t)asked);
+            atomic_store(&listener->shared->asked_backlog, (uint32_t)asked + 1);
     }
     return result;
 }
@@ -324,10 +327,13 @@ void listeners_refresh(void)
     int end = descriptors_end(), saved = errno;
     for (int fd = 0; fd < end && before != UINT64_MAX; fd++) {
         struct listener *listener = listeners_tracked(fd);
-        if (listener && listener->shared && atomic_load(&listener->shared->asked_backlog))
-            kernel_call(SYS_listen, fd,
-                        segment_backlog(service.segment,
-                                        (int)atomic_load(&listener->shared->asked_backlog)));
+        if (!listener)
+            continue;
+        /* A listener that came ready-made says nothing of what was asked for: only `queue` counts.
+         */
+        bool bounded = segment_limit(segment, LIMIT_QUEUE) != LIMIT_OFF;
+        if (bounded || listener->asked_backlog >= 0)
+            kernel_call(SYS_listen, fd, segment_backlog(segment, listener->asked_backlog));
     }
     listeners_gate(connections_room() == RESERVED);
     errno = saved;

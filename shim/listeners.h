@@ -16,6 +16,7 @@
 struct listener {
     _Atomic uint32_t references; /* descriptors of this process; 0: the entry is free */
     int family;
+    bool auditable;    /* plain TCP or AF_UNIX: sock_diag lists what it accepts */
     int asked_backlog; /* -1 when the program's own listen was not seen */
     uint64_t cookie;
     struct segment_listener *shared;     /* NULL when the segment's table was full */

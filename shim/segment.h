@@ -58,6 +58,9 @@ enum {
     CONN_UNIX = 4,
 };
 
+/* Families that the service ever accepted from. */
+enum { FAMILY_INET = 1, FAMILY_INET6 = 2, FAMILY_UNIX = 4 };
+
 #define CONN_HOLDERS 4 /* process indexes that fit in one word */
 
 struct segment_conn {
@@ -94,11 +97,11 @@ struct segment_process {
 
 struct segment_listener {
     _Atomic uint64_t cookie;
-    _Atomic uint64_t lock; /* who accepts just now: see accepting.c */
-    _Atomic uint32_t pid;  /* who registered it last */
-    _Atomic uint32_t asked_backlog;
-    _Atomic uint32_t gated;      /* a SYN gate is attached */
-    _Atomic uint32_t gated_once; /* what it accepts may have inherited the gate */
+    _Atomic uint64_t lock;          /* who accepts just now: see accepting.c */
+    _Atomic uint32_t pid;           /* who registered it last */
+    _Atomic uint32_t asked_backlog; /* by the program's listen, plus 1; 0 when that was not seen */
+    _Atomic uint32_t gated;         /* a SYN gate is attached */
+    _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
     _Atomic uint64_t address[SEGMENT_ADDRESS_MAX / 8];
 };
 
@@ -152,6 +155,7 @@ struct segment {
     _Atomic uint32_t processes_used; /* no index at or above it was ever used */
     _Atomic uint32_t conns_used;
     _Atomic uint32_t conns_cursor;
+    _Atomic uint32_t families; /* FAMILY_INET and so on */
     _Atomic uint32_t listeners_used;
     struct gauge conns;
     _Atomic uint64_t retired[COUNTERS]; /* from processes that are gone */

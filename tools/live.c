@@ -51,8 +51,9 @@ static void apply(struct segment *segment, int fd)
     if (!entry)
         return;
     uint32_t asked = atomic_load(&entry->asked_backlog);
-    if (asked && asked <= INT32_MAX)
-        listen(fd, segment_backlog(segment, (int)asked));
+    bool known = asked > 0 && asked - 1 <= INT32_MAX;
+    if (known || segment_limit(segment, LIMIT_QUEUE) != LIMIT_OFF)
+        listen(fd, segment_backlog(segment, known ? (int)(asked - 1) : 0));
     apply_gate(segment, entry, fd);
 }
 

@@ -5,7 +5,7 @@
 # generous limits: test for test, the results must be the same. A test whose result differs is run
 # again, alone, both ways, before it counts: on a shared machine some fail bare, too.
 set -u
-tests="test_asyncio test_socketserver test_selectors test_select test_poll test_epoll \
+tests="test_socket test_asyncio test_socketserver test_selectors test_select test_poll test_epoll \
 test_subprocess test_fork1 test_httpservers"
 python=/usr/bin/python3
 library=$PWD/${BUILD:-build}/libbackpressure.so
@@ -17,6 +17,22 @@ if ! "$python" -c 'import test.test_socket' 2> /dev/null; then
     exit 0
 fi
 
+# VSOCK needs a hypervisor that carries it; where there is none those tests hang, bare, too.
+cat > "$scratch/without_vsock.py" << 'PYTHON'
+import sys, unittest
+
+def each(suite):
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from each(test)
+        elif "VSOCK" not in test.id():
+            yield test
+
+loaded = unittest.defaultTestLoader.loadTestsFromNames(sys.argv[1:])
+result = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(each(loaded)))
+sys.exit(not result.wasSuccessful())
+PYTHON
+
 # One line a test: its name and its result.
 results() {
     sed -n 's/^\(test[A-Za-z0-9_]* ([^)]*)\).*\.\.\. \(ok\|FAIL\|ERROR\|skipped\).*/\1 \2/p' "$1" | sort
@@ -25,28 +41,23 @@ results() {
 run() {
     local output=$1
     shift
-    timeout 300 "$python" -m unittest -v "$@" > "$output" 2>&1
+    timeout 300 "$python" "$scratch/without_vsock.py" "$@" > "$output" 2>&1
 }
 
 run_shimmed() {
     local output=$1
     shift
     LD_PRELOAD=$library BACKPRESSURE="name=python-tests-$$ conns=9000 total-conns=9000 peer-conns=9000" \
-        timeout 300 "$python" -m unittest -v "$@" > "$output" 2>&1
+        timeout 300 "$python" "$scratch/without_vsock.py" "$@" > "$output" 2>&1
 }
 
 modules=()
 for test in $tests; do
     modules+=("test.$test")
 done
-# test_socket uses one fixed VSOCK port: two of it at once would block each other.
-run "$scratch/bare" test.test_socket
-run_shimmed "$scratch/shimmed" test.test_socket
-run "$scratch/bare.rest" "${modules[@]}" &
-run_shimmed "$scratch/shimmed.rest" "${modules[@]}" &
+run "$scratch/bare" "${modules[@]}" &
+run_shimmed "$scratch/shimmed" "${modules[@]}" &
 wait
-cat "$scratch/bare.rest" >> "$scratch/bare"
-cat "$scratch/shimmed.rest" >> "$scratch/shimmed"
 results "$scratch/bare" > "$scratch/bare.results"
 results "$scratch/shimmed" > "$scratch/shimmed.results"
 total=$(wc -l < "$scratch/bare.results")
