@@ -3,6 +3,8 @@
 
 #include "audit.h"
 #include "connections.h"
+#include "credit.h"
+#include "flows.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -109,9 +111,13 @@ bool admission_visible(struct listener *listener)
 {
     if (!let_in(listener))
         return false;
-    if (atomic_load_explicit(&listener->holding, memory_order_relaxed))
-        atomic_store(&listener->holding, 0);
+    listeners_note_holding(listener, false);
     return true;
+}
+
+bool admission_all_visible(void)
+{
+    return !listeners_holding() && (!service_active() || connections_room() == RESERVED);
 }
 
 bool admission_pending(const struct listener *listener)
@@ -127,9 +133,13 @@ void admission_attend(void)
     if (!admission_active())
         return;
     listeners_refresh();
+    flows_attend();
     shedding_attend();
-    if (connections_room() == RESERVATION_FULL)
+    if (connections_room() == RESERVATION_FULL) {
         audit_run();
+        if (!credit_room())
+            credit_reclaim();
+    }
     listeners_gate(connections_room() == RESERVED);
 }
 
@@ -174,10 +184,9 @@ void admission_holds(struct listener *listener, int fd)
     static _Atomic uint64_t told_ns;
     uint64_t now, before = atomic_load(&told_ns);
     char address[SEGMENT_ADDRESS_MAX] = "";
-    int not_yet = 0;
 
     if (atomic_load_explicit(&listener->holding, memory_order_relaxed) || !client_waits(fd) ||
-        !atomic_compare_exchange_strong(&listener->holding, &not_yet, 1))
+        !listeners_note_holding(listener, true))
         return;
     service_count(COUNTER_HELD, 1);
     now = monotonic_ns();
@@ -367,7 +376,7 @@ static bool sleep_for_room(uint32_t seen, uint64_t slice_ns, bool restartable)
     struct timespec wait = {.tv_sec = (time_t)(slice_ns / 1000000000),
                             .tv_nsec = (long)(slice_ns % 1000000000)};
     if (signals_mixed(restartable))
-        return signals_poll(-1, MIXED_SLICE_MS, restartable) != WAIT_INTERRUPTED;
+        return signals_poll(-1, 0, MIXED_SLICE_MS, restartable) != WAIT_INTERRUPTED;
     atomic_store(&service.segment->room_awaited, 1);
     errno = 0;
     kernel_call(SYS_futex, &service.segment->room, FUTEX_WAIT, seen, &wait, NULL, 0);
@@ -474,7 +483,7 @@ static bool wait_for_client(const struct admission *admission)
         if (admission_needs_attention() && (timeout < 0 || timeout > ATTENDED_POLL_MS))
             timeout = ATTENDED_POLL_MS;
         enum wait_result result =
-            signals_poll(admission->fd, timeout, admission->deadline_ns == NEVER);
+            signals_poll(admission->fd, POLLIN, timeout, admission->deadline_ns == NEVER);
         if (result == WAIT_READY)
             return true;
         if (result == WAIT_FAILED)

@@ -2,6 +2,7 @@
 #include "audit.h"
 
 #include "connections.h"
+#include "due.h"
 #include "processes.h"
 #include "service.h"
 
@@ -29,30 +30,6 @@ static _Atomic bool dumping;
 static uint32_t cookie_index[INDEX_MOST], index_size;
 static uint32_t slot_state[SEGMENT_CONNS];
 static bool slot_seen[SEGMENT_CONNS];
-
-/* Processor time, so that an audit which was preempted does not seem to have been dear. */
-static uint64_t spent_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
-static uint64_t due_again(uint64_t spent_before, uint64_t share, uint64_t least)
-{
-    uint64_t pause = (spent_ns() - spent_before) * share;
-    return monotonic_ns() + (pause > least ? pause : least);
-}
-
-/* True for the one caller that is to do what is due; the others leave it to that one. */
-static bool claim_due(_Atomic uint64_t *next, uint64_t now, uint64_t longest)
-{
-    uint64_t due = atomic_load(next);
-    /* A time far ahead is a damaged word, not a plan. */
-    if (due > now && due - now < 3600 * UINT64_C(1000000000))
-        return false;
-    return atomic_compare_exchange_strong(next, &due, now + longest);
-}
 
 static uint32_t index_of(uint64_t cookie)
 {
@@ -169,7 +146,7 @@ static void compare_with_kernel(uint64_t started)
 
 static void dump_if_due(uint64_t now)
 {
-    if (!claim_due(&service.segment->audit_next_ns, now, DUMP_LONGEST_NS))
+    if (!due_claim(&service.segment->audit_next_ns, now, DUMP_LONGEST_NS))
         return;
     uint64_t spent = spent_ns();
     if (!atomic_exchange(&dumping, true)) {
@@ -210,6 +187,7 @@ static void check_own_descriptors(void)
 struct counted {
     uint32_t holder; /* those of this process, unless ANY_HOLDER */
     uint32_t peer;   /* those of this peer (index + 1), unless 0 */
+    bool credit;     /* their grants, not their number */
 };
 #define ANY_HOLDER UINT32_MAX
 
@@ -232,12 +210,13 @@ static uint32_t recount(struct counted what)
     uint32_t used = atomic_load(&segment->processes_used), count = 0;
 
     /* Changes first, slots second: one that ends in between is counted twice, never not at all. */
-    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES && !what.credit; i++)
         count += atomic_load(&segment->process[i].pending);
     used = atomic_load(&segment->conns_used);
     for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
-        if (conn_phase(atomic_load(&segment->conn_state[slot])) != CONN_FREE)
-            count += counts(&segment->conn[slot], what);
+        if (conn_phase(atomic_load(&segment->conn_state[slot])) != CONN_FREE &&
+            counts(&segment->conn[slot], what))
+            count += what.credit ? atomic_load(&segment->conn[slot].grant) : 1;
     return count;
 }
 
@@ -252,13 +231,26 @@ static void mend(struct gauge *gauge, struct counted what)
     }
 }
 
+/*
+ * The same for credit, whose gauge is moved after the grant when it falls and before it when it
+ * rises: what is found too high while nothing changes was left by a process killed in between.
+ */
+static void mend_credit(struct gauge *gauge, uint32_t holder)
+{
+    uint64_t seen = atomic_load(&gauge->word);
+    uint32_t truth = recount((struct counted){.holder = holder, .credit = true});
+    if (truth < (uint32_t)seen)
+        gauge_mend(gauge, seen, truth);
+}
+
 void audit_peer(uint32_t peer)
 {
     static _Atomic uint64_t next;
     uint64_t now = monotonic_ns(), spent = spent_ns();
-    if (peer >= SEGMENT_PEERS || !claim_due(&next, now, DUMP_LONGEST_NS))
+    if (peer >= SEGMENT_PEERS || !due_claim(&next, now, DUMP_LONGEST_NS))
         return;
-    mend(&service.segment->peer[peer].conns, (struct counted){ANY_HOLDER, peer + 1});
+    mend(&service.segment->peer[peer].conns,
+         (struct counted){.holder = ANY_HOLDER, .peer = peer + 1});
     atomic_store(&next, due_again(spent, SHARE, SELF_EVERY_NS));
 }
 
@@ -269,16 +261,18 @@ void audit_run(void)
 
     if (!service_active())
         return;
-    if (claim_due(&service.segment->reap_next_ns, now, DUMP_LONGEST_NS)) {
+    if (due_claim(&service.segment->reap_next_ns, now, DUMP_LONGEST_NS)) {
         uint64_t spent = spent_ns();
         static _Atomic uint32_t looks;
         processes_reap(atomic_fetch_add(&looks, 1) % THOROUGH_EVERY == 0);
-        mend(&service.segment->conns, (struct counted){ANY_HOLDER, 0});
-        mend(&service_self()->conns, (struct counted){service.self, 0});
+        mend(&service.segment->conns, (struct counted){.holder = ANY_HOLDER});
+        mend(&service_self()->conns, (struct counted){.holder = service.self});
+        mend_credit(&service.segment->credit, ANY_HOLDER);
+        mend_credit(&service_self()->credit, service.self);
         atomic_store(&service.segment->reap_next_ns, due_again(spent, REAP_SHARE, REAP_EVERY_NS));
     }
     now = monotonic_ns();
-    if (claim_due(&self_next_ns, now, DUMP_LONGEST_NS)) {
+    if (due_claim(&self_next_ns, now, DUMP_LONGEST_NS)) {
         uint64_t spent = spent_ns();
         check_own_descriptors();
         atomic_store(&self_next_ns, due_again(spent, SHARE, SELF_EVERY_NS));

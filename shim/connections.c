@@ -2,6 +2,8 @@
 #include "connections.h"
 
 #include "audit.h"
+#include "credit.h"
+#include "flows.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -106,7 +108,7 @@ enum reservation connections_room(void)
     if (atomic_load_explicit(&segment->admission, memory_order_relaxed) != ADMISSION_OPEN)
         return RESERVATION_PAUSED;
     if (gauge_count(&segment->conns) >= segment_limit(segment, LIMIT_TOTAL_CONNS) ||
-        gauge_count(&service_self()->conns) >= service_limit(LIMIT_CONNS))
+        gauge_count(&service_self()->conns) >= service_limit(LIMIT_CONNS) || !credit_room())
         return RESERVATION_FULL;
     return connections_rate_wait() ? RESERVATION_RATE : RESERVED;
 }
@@ -122,6 +124,8 @@ enum reservation connections_reserve(void)
     }
     if (atomic_load(&segment->admission) != ADMISSION_OPEN)
         return RESERVATION_PAUSED;
+    if (!credit_room())
+        return RESERVATION_FULL;
     change_begins();
     if (!gauge_take(&segment->conns, segment_limit(segment, LIMIT_TOTAL_CONNS))) {
         change_ends();
@@ -165,12 +169,15 @@ bool connections_full_for_certain(void)
     uint64_t reserved = 0;
 
     audit_run();
+    if (!credit_room())
+        credit_reclaim();
     uint32_t used = atomic_load(&segment->processes_used);
     for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
         reserved += atomic_load(&segment->process[i].pending);
     return reached(&segment->conns, reserved, segment_limit(segment, LIMIT_TOTAL_CONNS)) ||
            reached(&service_self()->conns, atomic_load(&service_self()->pending),
-                   service_limit(LIMIT_CONNS));
+                   service_limit(LIMIT_CONNS)) ||
+           !credit_room();
 }
 
 /* --- peers --- */
@@ -386,6 +393,7 @@ static bool free_slot(uint32_t slot, uint32_t state)
     if (peer && peer <= SEGMENT_PEERS)
         gauge_touch(&segment->peer[peer - 1].conns);
     atomic_store(&conn->holders, 0);
+    credit_closed(slot);
     atomic_store(&segment->conn_state[slot], ((state >> 2) + 1) << 2 | CONN_FREE);
     peer_give(peer);
     gauge_give(&segment->conns);
@@ -449,6 +457,8 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
     atomic_store(&conn->cookie, sockdiag_cookie(fd));
     atomic_store(&conn->accepted_ns, monotonic_ns());
     atomic_store(&conn->peer, peer);
+    atomic_store(&conn->grant, 0);
+    atomic_store(&conn->told_sndbuf, 0);
     atomic_store(&conn->flags, (auditable && !service.foreign_network ? 0U : CONN_FOREIGN) |
                                    (family == AF_UNIX ? CONN_UNIX : 0U) |
                                    (service.self == 0 ? CONN_SHARED : 0U));
@@ -458,6 +468,7 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
     atomic_store(&segment->conn_state[slot], generation << 2 | CONN_OPEN);
     change_ends();
     descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, generation));
+    flows_begin(fd, slot, generation, family);
     service_count(COUNTER_ACCEPTED, 1);
     raise_to(&self->counter[COUNTER_CONNS_PEAK], gauge_count(&self->conns));
     raise_to(&segment->conns_peak, gauge_count(&segment->conns));
@@ -479,12 +490,17 @@ bool connections_adopt(int fd, uint64_t cookie)
             atomic_fetch_or(&conn->flags, CONN_SHARED);
         if (added) {
             gauge_take(&service_self()->conns, UINT64_MAX);
+            credit_shared(slot, service.self);
             atomic_store(&local_references[slot], 0);
         }
+        bool first = atomic_load(&local_references[slot]) == 0;
         atomic_fetch_add(&local_references[slot], 1);
         atomic_store(&spawned_before[slot], atomic_load(&spawned));
         change_ends();
         descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, state >> 2));
+        if (first)
+            flows_begin(fd, slot, state >> 2,
+                        atomic_load(&conn->flags) & CONN_UNIX ? AF_UNIX : AF_INET);
         return true;
     }
     return false;
@@ -517,10 +533,12 @@ void connections_departed(descriptor what, const struct departure *departure)
 
     if (!conn || atomic_fetch_sub(&local_references[slot], 1) > 1)
         return;
+    flows_end(slot, descriptor_generation(what));
     change_begins();
     gauge_touch(&service_self()->conns);
     if (holders_remove(conn, service.self, &rest)) {
         gauge_give(&service_self()->conns);
+        credit_left(slot, service.self);
         if (rest == 0) {
             if (departure->verify && sockdiag_ask(&departure->socket) == SOCKDIAG_HELD)
                 atomic_fetch_or(&conn->flags, CONN_SHARED); /* an audit frees it */
@@ -559,8 +577,10 @@ void connections_inherit(uint32_t child)
             continue;
         if (child == 0 || !holders_add(conn, child, &added))
             atomic_fetch_or(&conn->flags, CONN_SHARED);
-        if (added)
+        if (added) {
             gauge_take(&service.segment->process[child].conns, UINT64_MAX);
+            credit_shared(descriptor_index(what), child);
+        }
     }
 }
 
@@ -578,6 +598,7 @@ static void forget_holder(uint32_t slot, uint32_t holder, bool freeable)
     gauge_touch(&segment->process[holder].conns);
     if (holders_remove(conn, holder, &rest)) {
         gauge_give(&segment->process[holder].conns);
+        credit_left(slot, holder);
         if (rest == 0 && freeable && !(atomic_load(&conn->flags) & CONN_SHARED))
             free_slot(slot, state);
     }
@@ -605,13 +626,16 @@ bool connections_free_lost(uint32_t slot, uint32_t state)
     struct segment *segment = service.segment;
     struct segment_conn *conn = &segment->conn[slot];
     uint64_t holders = atomic_load(&conn->holders);
+    uint32_t grant = atomic_load(&conn->grant);
 
     change_begins();
     bool freed = atomic_load(&segment->conn_state[slot]) == state && free_slot(slot, state);
     for (unsigned i = 0; freed && i < CONN_HOLDERS; i++) {
         uint32_t holder = (uint32_t)(holders >> 16 * i & 0xffff);
-        if (holder && holder <= SEGMENT_PROCESSES)
+        if (holder && holder <= SEGMENT_PROCESSES) {
             gauge_give(&segment->process[holder - 1].conns);
+            gauge_give_many(&segment->process[holder - 1].credit, grant);
+        }
     }
     change_ends();
     return freed;

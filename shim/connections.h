@@ -19,7 +19,7 @@
 
 enum reservation {
     RESERVED,
-    RESERVATION_FULL,   /* conns or total-conns */
+    RESERVATION_FULL,   /* conns or total-conns; or no credit for its output */
     RESERVATION_RATE,   /* accept-rate */
     RESERVATION_PAUSED, /* bpctl pause or drain */
 };

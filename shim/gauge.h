@@ -30,26 +30,37 @@ static inline uint64_t gauge_with_count(uint64_t word, uint32_t count)
     return ((word & ~(GAUGE_EPOCH - 1)) + GAUGE_EPOCH) | count;
 }
 
-/* Raises the count by one if that leaves it at most `ceiling`. */
-static inline bool gauge_take(struct gauge *gauge, uint64_t ceiling)
+/* Raises the count by `amount` if that leaves it at most `ceiling`. */
+static inline bool gauge_take_many(struct gauge *gauge, uint32_t amount, uint64_t ceiling)
 {
     uint64_t word = atomic_load(&gauge->word);
     do {
-        if ((uint32_t)word >= ceiling || (uint32_t)word == UINT32_MAX)
+        uint64_t count = (uint64_t)(uint32_t)word + amount;
+        if (count > ceiling || count > UINT32_MAX)
             return false;
     } while (!atomic_compare_exchange_weak(&gauge->word, &word,
-                                           gauge_with_count(word, (uint32_t)word + 1)));
+                                           gauge_with_count(word, (uint32_t)word + amount)));
     return true;
 }
 
-/* Lowers the count by one; a count that an audit already mended stays at zero. */
-static inline void gauge_give(struct gauge *gauge)
+static inline bool gauge_take(struct gauge *gauge, uint64_t ceiling)
+{
+    return gauge_take_many(gauge, 1, ceiling);
+}
+
+/* Lowers the count by `amount`; one that an audit already mended stays at zero. */
+static inline void gauge_give_many(struct gauge *gauge, uint32_t amount)
 {
     uint64_t word = atomic_load(&gauge->word);
     uint32_t count;
     do {
-        count = (uint32_t)word ? (uint32_t)word - 1 : 0;
+        count = (uint32_t)word > amount ? (uint32_t)word - amount : 0;
     } while (!atomic_compare_exchange_weak(&gauge->word, &word, gauge_with_count(word, count)));
+}
+
+static inline void gauge_give(struct gauge *gauge)
+{
+    gauge_give_many(gauge, 1);
 }
 
 /* Tells audits that a change is under way, before what they count changes. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "admission.h"
+#include "credit.h"
 #include "interpose.h"
 #include "listeners.h"
 #include "real.h"
@@ -22,8 +23,20 @@ INTERPOSE int listen(int fd, int backlog)
 
 INTERPOSE int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
 {
-    int result = REAL(setsockopt)(fd, level, name, value, length);
+    int result;
+    if (credit_option_set(fd, level, name, value, length, &result))
+        return result;
+    result = REAL(setsockopt)(fd, level, name, value, length);
     if (result == 0 && level == SOL_SOCKET)
         listeners_option_set(fd, name);
     return result;
+}
+
+INTERPOSE int getsockopt(int fd, int level, int name, void *restrict value,
+                         socklen_t *restrict length)
+{
+    int result;
+    if (credit_option_get(fd, level, name, value, length, &result))
+        return result;
+    return REAL(getsockopt)(fd, level, name, value, length);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "descriptors.h"
+#include "flows.h"
 #include "interpose.h"
 #include "listeners.h"
 #include "real.h"
@@ -44,6 +45,13 @@ INTERPOSE int dup3(int from, int to, int flags)
     return descriptor_dup2(from, to, dup3_real, &flags);
 }
 
+/* O_NONBLOCK may have changed. */
+static void reread(int fd)
+{
+    listeners_reread(fd);
+    flows_reread(fd);
+}
+
 /* fcntl's argument is an int or a pointer; both fit in, and come out of, a pointer's register. */
 static int control(int (*real)(int, int, ...), int fd, int command, void *argument)
 {
@@ -53,7 +61,7 @@ static int control(int (*real)(int, int, ...), int fd, int command, void *argume
     if (command == F_DUPFD || command == F_DUPFD_CLOEXEC)
         descriptor_duplicated(fd, result);
     else if (command == F_SETFL)
-        listeners_reread(fd);
+        reread(fd);
     return result;
 }
 
@@ -94,6 +102,6 @@ INTERPOSE int ioctl(int fd, unsigned long request, ...)
     ARGUMENT_AFTER(request, argument);
     int result = REAL(ioctl)(fd, request, argument);
     if (result >= 0 && request == FIONBIO)
-        listeners_reread(fd);
+        reread(fd);
     return result;
 }

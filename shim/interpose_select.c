@@ -19,7 +19,7 @@ INTERPOSE int select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *excep
                      struct timeval *timeout)
 {
     if ((timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)) ||
-        !masking_concerns_select(end, read_fds))
+        !masking_concerns_select(end, read_fds, write_fds))
         return REAL(select)(end, read_fds, write_fds, except_fds, timeout);
     if (!timeout)
         return masking_select(end, read_fds, write_fds, except_fds, -1, NULL, NULL);
@@ -40,7 +40,7 @@ INTERPOSE int __select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *exc
 INTERPOSE int pselect(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
                       const struct timespec *timeout, const sigset_t *signals)
 {
-    if (!timespec_valid(timeout) || !masking_concerns_select(end, read_fds))
+    if (!timespec_valid(timeout) || !masking_concerns_select(end, read_fds, write_fds))
         return REAL(pselect)(end, read_fds, write_fds, except_fds, timeout, signals);
     return masking_select(end, read_fds, write_fds, except_fds, timeout_from_timespec(timeout),
                           signals, NULL);

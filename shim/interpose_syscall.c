@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /*
@@ -90,6 +92,68 @@ static long do_epoll_pwait(const struct raw_call *call)
                        fd_argument(call, 3), pointer(call, 4));
 }
 
+static long do_read(const struct raw_call *call)
+{
+    return read(fd_argument(call, 0), pointer(call, 1), (size_t)call->argument[2]);
+}
+
+static long do_readv(const struct raw_call *call)
+{
+    return readv(fd_argument(call, 0), pointer(call, 1), fd_argument(call, 2));
+}
+
+static long do_recvfrom(const struct raw_call *call)
+{
+    return recvfrom(fd_argument(call, 0), pointer(call, 1), (size_t)call->argument[2],
+                    fd_argument(call, 3), pointer(call, 4), pointer(call, 5));
+}
+
+static long do_write(const struct raw_call *call)
+{
+    return write(fd_argument(call, 0), pointer(call, 1), (size_t)call->argument[2]);
+}
+
+static long do_writev(const struct raw_call *call)
+{
+    return writev(fd_argument(call, 0), pointer(call, 1), fd_argument(call, 2));
+}
+
+static long do_sendto(const struct raw_call *call)
+{
+    return sendto(fd_argument(call, 0), pointer(call, 1), (size_t)call->argument[2],
+                  fd_argument(call, 3), pointer(call, 4), (socklen_t)call->argument[5]);
+}
+
+static long do_sendmmsg(const struct raw_call *call)
+{
+    return sendmmsg(fd_argument(call, 0), pointer(call, 1), (unsigned)call->argument[2],
+                    fd_argument(call, 3));
+}
+
+static long do_sendfile(const struct raw_call *call)
+{
+    return sendfile64(fd_argument(call, 0), fd_argument(call, 1), pointer(call, 2),
+                      (size_t)call->argument[3]);
+}
+
+static long do_splice(const struct raw_call *call)
+{
+    return splice(fd_argument(call, 0), pointer(call, 1), fd_argument(call, 2), pointer(call, 3),
+                  (size_t)call->argument[4], (unsigned)call->argument[5]);
+}
+
+static long do_setsockopt(const struct raw_call *call)
+{
+    return setsockopt(fd_argument(call, 0), fd_argument(call, 1), fd_argument(call, 2),
+                      pointer(call, 3), (socklen_t)call->argument[4]);
+}
+
+static long do_getsockopt(const struct raw_call *call)
+{
+    return getsockopt(fd_argument(call, 0), fd_argument(call, 1), fd_argument(call, 2),
+                      pointer(call, 3), pointer(call, 4));
+}
+
 static long do_sendmsg(const struct raw_call *call)
 {
     return sendmsg(fd_argument(call, 0), pointer(call, 1), fd_argument(call, 2));
@@ -152,6 +216,17 @@ static const struct {
     {SYS_fcntl, do_fcntl},
     {SYS_epoll_ctl, do_epoll_ctl},
     {SYS_epoll_pwait, do_epoll_pwait},
+    {SYS_read, do_read},
+    {SYS_readv, do_readv},
+    {SYS_recvfrom, do_recvfrom},
+    {SYS_write, do_write},
+    {SYS_writev, do_writev},
+    {SYS_sendto, do_sendto},
+    {SYS_sendmmsg, do_sendmmsg},
+    {SYS_sendfile, do_sendfile},
+    {SYS_splice, do_splice},
+    {SYS_setsockopt, do_setsockopt},
+    {SYS_getsockopt, do_getsockopt},
     {SYS_sendmsg, do_sendmsg},
     {SYS_recvmsg, do_recvmsg},
     {SYS_clone, do_clone},

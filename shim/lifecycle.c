@@ -4,6 +4,7 @@
 #include "audit.h"
 #include "connections.h"
 #include "descriptors.h"
+#include "flows.h"
 #include "guard.h"
 #include "processes.h"
 #include "readiness.h"
@@ -33,6 +34,7 @@ static void after_fork_in_child(void)
     uint32_t parent = service.pid;
     processes_after_fork_in_child();
     readiness_after_fork_in_child(parent);
+    flows_after_fork_in_child();
     shedding_after_fork_in_child();
     waiting_room_after_fork_in_child();
     audit_after_fork_in_child();

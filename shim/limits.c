@@ -10,6 +10,11 @@
 #define RETRY_AFTER_DEFAULT_LEAST 1
 #define RETRY_AFTER_DEFAULT_MOST 5
 #define RETRY_AFTER_MAX 86400
+#define KILO UINT64_C(1024)
+#define SIZE_MAX_GIGA UINT64_C(1024)
+/* What one connection needs: the kernel's floor under SO_SNDBUF is 4608 bytes (SOCK_MIN_SNDBUF). */
+#define BUFFER_LEAST (4 * KILO)
+#define STALL_LEAST_NS UINT64_C(10000000)
 
 /* A value under inspection: not terminated, because it may be a part of a longer text. */
 struct span {
@@ -283,6 +288,67 @@ static bool parse_switch(struct limits *limits, unsigned key, struct span value)
     return true;
 }
 
+/* A number and the one unit of `units` that follows it; `scales` are theirs. */
+static bool parse_scaled(struct span value, const char *const units[], const uint64_t scales[],
+                         uint64_t *out)
+{
+    uint64_t number;
+    for (unsigned i = 0; units[i]; i++) {
+        size_t width = strlen(units[i]);
+        if (value.length <= width ||
+            memcmp(value.start + value.length - width, units[i], width) != 0 ||
+            !parse_number((struct span){value.start, value.length - width}, 1,
+                          UINT64_MAX / 2 / scales[i], &number))
+            continue;
+        *out = number * scales[i];
+        return true;
+    }
+    return false;
+}
+
+static const char *const size_units[] = {"G", "M", "K", "", NULL};
+static const uint64_t size_scales[] = {KILO * KILO * KILO, KILO *KILO, KILO, 1};
+static const char *const time_units[] = {"ms", "s", "m", NULL};
+static const uint64_t time_scales[] = {1000000, 1000000000, 60 * UINT64_C(1000000000)};
+
+static bool parse_size_from(struct limits *limits, unsigned key, struct span value, uint64_t least)
+{
+    uint64_t size;
+    if (span_off(value)) {
+        limits->value[key] = LIMIT_OFF;
+        return true;
+    }
+    if (!parse_scaled(value, size_units, size_scales, &size) || size < least ||
+        size > SIZE_MAX_GIGA * KILO * KILO * KILO)
+        return false;
+    limits->value[key] = size;
+    return true;
+}
+
+static bool parse_buffer(struct limits *limits, unsigned key, struct span value)
+{
+    return parse_size_from(limits, key, value, BUFFER_LEAST);
+}
+
+static bool parse_byte_rate(struct limits *limits, unsigned key, struct span value)
+{
+    return parse_size_from(limits, key, value, KILO);
+}
+
+static bool parse_stall(struct limits *limits, unsigned key, struct span value)
+{
+    uint64_t time;
+    if (span_off(value)) {
+        limits->value[key] = LIMIT_OFF;
+        return true;
+    }
+    if (!parse_scaled(value, time_units, time_scales, &time) || time < STALL_LEAST_NS ||
+        time > 1440 * time_scales[2])
+        return false;
+    limits->value[key] = time;
+    return true;
+}
+
 static void format_number(const struct limits *limits, unsigned key, char *out, size_t size)
 {
     if (limits->value[key] == LIMIT_OFF)
@@ -368,6 +434,34 @@ static void format_switch(const struct limits *limits, unsigned key, char *out, 
     snprintf(out, size, "%s", limits->value[key] ? "on" : "off");
 }
 
+/* In the largest unit that leaves a whole number. */
+static void format_scaled(uint64_t value, const char *const units[], const uint64_t scales[],
+                          const unsigned order[], char *out, size_t size)
+{
+    snprintf(out, size, "off");
+    for (unsigned i = 0; value != LIMIT_OFF && units[i]; i++) {
+        if (value % scales[order[i]] != 0)
+            continue;
+        snprintf(out, size, "%llu%s", (unsigned long long)(value / scales[order[i]]),
+                 units[order[i]]);
+        return;
+    }
+}
+
+static void format_size(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    static const unsigned order[] = {0, 1, 2, 3};
+    format_scaled(limits->value[key], size_units, size_scales, order, out, size);
+}
+
+static void format_time(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    static const unsigned order[] = {2, 1, 0};
+    format_scaled(limits->value[key], time_units, time_scales, order, out, size);
+}
+
+#define ALLOWED_BUFFER "4K to 1024G (bytes, or with K, M or G), or off"
+#define ALLOWED_BYTE_RATE "1K to 1024G bytes per second (or with K, M or G), or off"
 #define ALLOWED_COUNT "a whole number from 1 to 4294967295, or off"
 
 static const struct key keys[LIMIT_KEYS] = {
@@ -388,6 +482,15 @@ static const struct key keys[LIMIT_KEYS] = {
     [LIMIT_EXEMPT] = {"exempt", parse_exempt, format_exempt,
                       "up to 32 addresses or CIDRs with commas between, or off", false},
     [LIMIT_STRICT] = {"strict", parse_switch, format_switch, "on or off", false},
+    [LIMIT_BUFFER] = {"buffer", parse_buffer, format_size, ALLOWED_BUFFER, true},
+    [LIMIT_TOTAL_BUFFER] = {"total-buffer", parse_buffer, format_size, ALLOWED_BUFFER, false},
+    [LIMIT_CONN_BUFFER] = {"conn-buffer", parse_buffer, format_size, ALLOWED_BUFFER, false},
+    [LIMIT_SEND_RATE] = {"send-rate", parse_byte_rate, format_size, ALLOWED_BYTE_RATE, true},
+    [LIMIT_CONN_SEND_RATE] = {"conn-send-rate", parse_byte_rate, format_size, ALLOWED_BYTE_RATE,
+                              false},
+    [LIMIT_STALL] = {"stall", parse_stall, format_time,
+                     "a time from 10ms to 1440m (with ms, s or m), or off", false},
+    [LIMIT_PAUSE_READS] = {"pause-reads", parse_switch, format_switch, "on or off", false},
 };
 
 static bool fail(struct limits_source *source, const char *format, ...)
@@ -416,6 +519,13 @@ void limits_defaults(struct limits *limits)
     limits->value[LIMIT_QUEUE] = LIMIT_OFF;
     limits->value[LIMIT_WHEN_FULL] = WHEN_FULL_HOLD;
     limits->value[LIMIT_BUSY] = BUSY_AUTO;
+    limits->value[LIMIT_BUFFER] = LIMIT_OFF;
+    limits->value[LIMIT_TOTAL_BUFFER] = LIMIT_OFF;
+    limits->value[LIMIT_CONN_BUFFER] = LIMIT_OFF;
+    limits->value[LIMIT_SEND_RATE] = LIMIT_OFF;
+    limits->value[LIMIT_CONN_SEND_RATE] = LIMIT_OFF;
+    limits->value[LIMIT_STALL] = LIMIT_OFF;
+    limits->value[LIMIT_PAUSE_READS] = PAUSE_READS_WITH_BUFFER;
     limits->value[LIMIT_RETRY_AFTER] = pack(RETRY_AFTER_DEFAULT_LEAST, RETRY_AFTER_DEFAULT_MOST);
 }
 

@@ -27,11 +27,19 @@ enum limit_key {
     LIMIT_RETRY_AFTER, /* least in the upper, most in the lower 32 bits; seconds */
     LIMIT_EXEMPT,      /* number of networks in use */
     LIMIT_STRICT,
+    LIMIT_BUFFER, /* bytes, as the two below */
+    LIMIT_TOTAL_BUFFER,
+    LIMIT_CONN_BUFFER,
+    LIMIT_SEND_RATE, /* bytes per second, as the one below */
+    LIMIT_CONN_SEND_RATE,
+    LIMIT_STALL, /* nanoseconds */
+    LIMIT_PAUSE_READS,
     LIMIT_KEYS
 };
 
 enum when_full { WHEN_FULL_HOLD, WHEN_FULL_BUSY, WHEN_FULL_RESET };
 enum busy_reply { BUSY_AUTO, BUSY_HTTP, BUSY_TEXT };
+enum pause_reads { PAUSE_READS_OFF, PAUSE_READS_ON, PAUSE_READS_WITH_BUFFER /* the default */ };
 
 #define LIMIT_NETWORKS_MAX 32
 #define LIMIT_TEXT_MAX 256

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "listeners.h"
 
+#include "address.h"
 #include "connections.h"
 #include "descriptors.h"
 #include "gate.h"
@@ -22,6 +23,7 @@
 
 static struct listener listeners[LISTENERS_MAX];
 static _Atomic uint32_t listeners_end;
+static _Atomic uint32_t holding_listeners;
 static _Atomic uint64_t seen_configuration = UINT64_MAX;
 
 static int option(int fd, int name)
@@ -31,34 +33,7 @@ static int option(int fd, int name)
     return kernel_call(SYS_getsockopt, fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
-static void describe(int fd, int family, char out[SEGMENT_ADDRESS_MAX])
-{
-    union {
-        struct sockaddr_storage any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-        struct sockaddr_un un;
-    } address = {0};
-    socklen_t length = sizeof address;
-    char text[INET6_ADDRSTRLEN] = "?";
-
-    memset(out, 0, SEGMENT_ADDRESS_MAX);
-    if (kernel_call(SYS_getsockname, fd, &address, &length) < 0)
-        return;
-    if (family == AF_INET) {
-        inet_ntop(AF_INET, &address.in.sin_addr, text, sizeof text);
-        snprintf(out, SEGMENT_ADDRESS_MAX, "%s:%u", text, ntohs(address.in.sin_port));
-    } else if (family == AF_INET6) {
-        inet_ntop(AF_INET6, &address.in6.sin6_addr, text, sizeof text);
-        snprintf(out, SEGMENT_ADDRESS_MAX, "[%s]:%u", text, ntohs(address.in6.sin6_port));
-    } else {
-        bool abstract = address.un.sun_path[0] == '\0';
-        snprintf(out, SEGMENT_ADDRESS_MAX, "unix:%s%.100s", abstract ? "@" : "",
-                 address.un.sun_path + abstract);
-    }
-}
-
-static struct segment_listener *share(int fd, int family, uint64_t cookie)
+static struct segment_listener *share(int fd, uint64_t cookie)
 {
     struct segment *segment = service.segment;
     struct segment_listener *entry = NULL;
@@ -83,12 +58,27 @@ static struct segment_listener *share(int fd, int family, uint64_t cookie)
         service_event(EVENT_TABLE_FULL, SEGMENT_LISTENERS, "listeners");
         return NULL;
     }
-    describe(fd, family, address);
+    address_of(fd, false, address, sizeof address);
     words_store(entry->address, address, sizeof address);
     atomic_store(&entry->gated, 0);
     atomic_store(&entry->gated_once, 0);
     atomic_store(&entry->lock, 0);
     return entry;
+}
+
+bool listeners_note_holding(struct listener *listener, bool holding)
+{
+    int before = !holding;
+    if (atomic_load_explicit(&listener->holding, memory_order_relaxed) == holding ||
+        !atomic_compare_exchange_strong(&listener->holding, &before, holding))
+        return false;
+    atomic_fetch_add(&holding_listeners, holding ? 1U : UINT32_MAX);
+    return true;
+}
+
+bool listeners_holding(void)
+{
+    return atomic_load_explicit(&holding_listeners, memory_order_relaxed) != 0;
 }
 
 int listeners_learn(int fd)
@@ -110,11 +100,11 @@ int listeners_learn(int fd)
         listener->cookie = cookie;
         listener->asked_backlog = -1;
         listener->deals_out = option(fd, SO_REUSEPORT) == 1;
-        listener->shared = share(fd, family, cookie);
+        listener->shared = share(fd, cookie);
         if (listener->shared)
             atomic_store(&listener->shared->pid, service.pid);
         atomic_store(&listener->own_filter, 0);
-        atomic_store(&listener->holding, 0);
+        listeners_note_holding(listener, false);
         uint32_t end = atomic_load(&listeners_end);
         while (end <= i && !atomic_compare_exchange_weak(&listeners_end, &end, i + 1))
             ;

@@ -43,6 +43,12 @@ uint32_t listeners_index(const struct listener *listener);
 /* Whether a listener of this process has clients that no other process can accept. */
 bool listeners_deal_out(void);
 
+/* Notes that clients wait at the ceiling, or no longer do; true when that is news. */
+bool listeners_note_holding(struct listener *listener, bool holding);
+
+/* Whether that is noted of any listener. */
+bool listeners_holding(void);
+
 /* Whether this process has any. */
 bool listeners_exist(void);
 

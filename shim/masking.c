@@ -3,7 +3,10 @@
 
 #include "admission.h"
 #include "descriptors.h"
+#include "flows.h"
 #include "listeners.h"
+#include "metering.h"
+#include "pausing.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -16,6 +19,7 @@
 
 #define ON_STACK 256
 #define READABLE (POLLIN | POLLRDNORM)
+#define WRITABLE (POLLOUT | POLLWRNORM)
 
 static bool concerns(int fd)
 {
@@ -47,7 +51,26 @@ static int64_t next_slice(struct slices *slices, bool left_out, bool somebody_pe
     if (!service_active())
         return left;
     bool watch = left_out || admission_needs_attention() || readiness_hidden();
+    int64_t slice = flows_slice();
+    left = slice >= 0 && (left < 0 || slice < left) ? slice : left;
     return watch ? slices_next(slices, left) : left;
+}
+
+/* A connection whose input is to be left out of the call, as its output is pending. */
+static bool paused(int fd, bool reads, bool writes)
+{
+    return reads && writes && descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN &&
+           pausing_masks(fd);
+}
+
+/* What every wait does for the connections' bytes; whether this one has to be looked at. */
+static bool flows_concerned(void)
+{
+    if (!flows_mode())
+        return false;
+    metering_new_turn();
+    flows_attend();
+    return flows_slice() >= 0;
 }
 
 static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *out)
@@ -63,12 +86,14 @@ static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *
 
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
 {
-    if (!admission_active() || !listeners_exist() || in_vfork_child)
+    if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
         return false;
+    bool pause = flows_mode() & FLOWS_PAUSE;
     for (nfds_t i = 0; i < count; i++)
-        if (concerns(fds[i].fd))
+        if (concerns(fds[i].fd) || (pause && fds[i].events & WRITABLE && fds[i].events & READABLE &&
+                                    descriptor_kind(descriptor_at(fds[i].fd)) == DESCRIPTOR_CONN))
             return true;
-    return false;
+    return flows_concerned();
 }
 
 /* Copies the call without what is out of sight; whether anything was left out. */
@@ -78,6 +103,8 @@ static bool mask_poll(struct pollfd *to, const struct pollfd *fds, nfds_t count,
     bool left_out = false;
     memcpy(to, fds, count * sizeof *fds);
     for (nfds_t i = 0; i < count; i++) {
+        if (paused(fds[i].fd, fds[i].events & READABLE, fds[i].events & WRITABLE))
+            to[i].events &= ~READABLE;
         if (fds[i].fd < 0 || !(fds[i].events & READABLE) ||
             descriptor_kind(descriptor_at(fds[i].fd)) != DESCRIPTOR_LISTENER)
             continue;
@@ -104,6 +131,8 @@ static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t c
                    pending(fds[i].fd)) {
             events |= fds[i].events & READABLE;
         }
+        if (events & WRITABLE && result[i].events != fds[i].events)
+            pausing_told(fds[i].fd);
         fds[i].revents = events;
         ready += events != 0;
     }
@@ -118,6 +147,7 @@ static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t coun
         bool somebody_pending = false;
         admission_attend();
         readiness_room_made();
+        metering_new_turn();
         bool left_out = mask_poll(scratch, fds, count, &somebody_pending);
         int64_t left = slices_left(slices);
         int64_t slice = next_slice(slices, left_out, somebody_pending, left);
@@ -168,15 +198,18 @@ static bool bit(const uint64_t *set, int fd)
     return set && set[fd / WORD_BITS] >> fd % WORD_BITS & 1;
 }
 
-bool masking_concerns_select(int end, const fd_set *read_fds)
+bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds)
 {
-    const uint64_t *set = (const void *)read_fds;
-    if (!set || end <= 0 || !admission_active() || !listeners_exist() || in_vfork_child)
+    const uint64_t *set = (const void *)read_fds, *write_set = (const void *)write_fds;
+    if (end <= 0 || !admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
         return false;
-    for (int fd = 0; fd < end; fd++)
-        if (bit(set, fd) && concerns(fd))
+    bool pause = flows_mode() & FLOWS_PAUSE;
+    for (int fd = 0; set && fd < end; fd++)
+        if (bit(set, fd) &&
+            (concerns(fd) || (pause && bit(write_set, fd) &&
+                              descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN)))
             return true;
-    return false;
+    return flows_concerned();
 }
 
 struct select_call {
@@ -192,6 +225,8 @@ static bool mask_select(const struct select_call *call, bool *somebody_pending)
         if (call->sets[i])
             memcpy(call->result[i], call->sets[i], words(call->end) * sizeof(uint64_t));
     for (int fd = 0; fd < call->end; fd++) {
+        if (paused(fd, bit(call->sets[0], fd), bit(call->sets[1], fd)))
+            call->result[0][fd / WORD_BITS] &= ~(UINT64_C(1) << fd % WORD_BITS);
         if (!bit(call->sets[0], fd) || descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
         if (masked(fd)) {
@@ -206,9 +241,11 @@ static bool mask_select(const struct select_call *call, bool *somebody_pending)
 
 static int settle_select(const struct select_call *call, int ready)
 {
-    for (int fd = 0; fd < call->end; fd++) {
+    for (int fd = 0; call->sets[0] && fd < call->end; fd++) {
         uint64_t mask = UINT64_C(1) << fd % WORD_BITS;
         uint64_t *word = &call->result[0][fd / WORD_BITS];
+        if (bit(call->sets[0], fd) && call->sets[1] && bit(call->result[1], fd))
+            pausing_told(fd);
         if (!bit(call->sets[0], fd) || descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
         if (*word & mask && masked(fd)) {
@@ -237,6 +274,7 @@ static int select_watching(const struct select_call *call, struct slices *slices
         bool somebody_pending = false;
         admission_attend();
         readiness_room_made();
+        metering_new_turn();
         bool left_out = mask_select(call, &somebody_pending);
         int64_t left = slices_left(slices);
         int64_t slice = next_slice(slices, left_out, somebody_pending, left);

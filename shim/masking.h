@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Keeping listeners at their ceiling out of the program's sight, in poll and select.
+ * Keeping listeners at their ceiling out of the program's sight, in poll and select, and the input
+ * of connections whose output is pending (pausing.h).
  *
  * These have no state in the kernel: a call that asks for such a listener is made without it, in
  * slices, until there is room, something else is ready, or its time is over.
@@ -14,9 +15,9 @@
 #include <stdint.h>
 #include <sys/select.h>
 
-/* Whether the call concerns a listener, so that it must not go straight to the kernel. */
+/* Whether the call concerns any of these, so that it must not go straight to the kernel. */
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count);
-bool masking_concerns_select(int end, const fd_set *read_fds);
+bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds);
 
 /* ppoll(2), with its errors; `timeout_ns` is -1 for ever. */
 int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals);

@@ -5,6 +5,7 @@
 #include "connections.h"
 #include "descriptors.h"
 #include "listeners.h"
+#include "pausing.h"
 #include "real.h"
 #include "service.h"
 #include "slices.h"
@@ -210,6 +211,9 @@ static int control_nested(int outer, int operation, int inner, struct epoll_even
 
 int readiness_control(int set_number, int operation, int fd, struct epoll_event *event)
 {
+    if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN && service_active() &&
+        !in_vfork_child)
+        return pausing_control(set_number, operation, fd, event);
     if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_EPOLL && service_active() &&
         !in_vfork_child)
         return control_nested(set_number, operation, fd, event);
@@ -271,6 +275,8 @@ static struct interest *interest_of(struct watched_set *set, const struct epoll_
 static int without_hidden(struct watched_set *set, struct epoll_event *events, int ready)
 {
     int kept = 0;
+    if (admission_all_visible())
+        return ready;
     spinlock_take(&lock);
     for (int i = 0; i < ready; i++) {
         struct interest *interest =
@@ -321,7 +327,7 @@ static bool anybody_pending(struct watched_set *set)
 static int wait_real(struct watched_set *set, const struct epoll_call *call, int64_t timeout_ns)
 {
     atomic_fetch_add(&set->waiters, 1);
-    int ready = call->wait(call, timeout_ns);
+    int ready = pausing_wait(call, timeout_ns);
     atomic_fetch_sub(&set->waiters, 1);
     return ready;
 }
@@ -385,7 +391,7 @@ int readiness_wait(const struct epoll_call *call, int64_t timeout_ns)
 
     admission_thread_waits();
     if (!set || !admission_active() || call->events_max <= 0)
-        return call->wait(call, timeout_ns);
+        return pausing_wait(call, timeout_ns);
     struct slices slices = slices_start(timeout_ns);
     int ready = wait_watching(set, call, &slices);
     int saved = errno;

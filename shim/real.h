@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 typedef void (*signal_handler)(int);
@@ -24,6 +25,7 @@ typedef void (*signal_handler)(int);
     X(int, accept, (int, struct sockaddr *, socklen_t *))                                          \
     X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                    \
     X(int, listen, (int, int))                                                                     \
+    X(int, getsockopt, (int, int, int, void *, socklen_t *))                                       \
     X(int, setsockopt, (int, int, int, const void *, socklen_t))                                   \
     X(int, close, (int))                                                                           \
     X(int, close_range, (unsigned, unsigned, int))                                                 \
@@ -37,6 +39,22 @@ typedef void (*signal_handler)(int);
     X(int, fcntl, (int, int, ...))                                                                 \
     X(int, fcntl64, (int, int, ...))                                                               \
     X(int, ioctl, (int, unsigned long, ...))                                                       \
+    X(ssize_t, read, (int, void *, size_t))                                                        \
+    X(ssize_t, __read_chk, (int, void *, size_t, size_t))                                          \
+    X(ssize_t, readv, (int, const struct iovec *, int))                                            \
+    X(ssize_t, preadv64v2, (int, const struct iovec *, int, off64_t, int))                         \
+    X(ssize_t, recv, (int, void *, size_t, int))                                                   \
+    X(ssize_t, __recv_chk, (int, void *, size_t, size_t, int))                                     \
+    X(ssize_t, recvfrom, (int, void *, size_t, int, struct sockaddr *, socklen_t *))               \
+    X(ssize_t, __recvfrom_chk, (int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *)) \
+    X(ssize_t, write, (int, const void *, size_t))                                                 \
+    X(ssize_t, writev, (int, const struct iovec *, int))                                           \
+    X(ssize_t, pwritev64v2, (int, const struct iovec *, int, off64_t, int))                        \
+    X(ssize_t, send, (int, const void *, size_t, int))                                             \
+    X(ssize_t, sendto, (int, const void *, size_t, int, const struct sockaddr *, socklen_t))       \
+    X(ssize_t, sendfile, (int, int, off_t *, size_t))                                              \
+    X(ssize_t, sendfile64, (int, int, off64_t *, size_t))                                          \
+    X(ssize_t, splice, (int, off64_t *, int, off64_t *, size_t, unsigned))                         \
     X(ssize_t, sendmsg, (int, const struct msghdr *, int))                                         \
     X(int, sendmmsg, (int, struct mmsghdr *, unsigned, int))                                       \
     X(ssize_t, recvmsg, (int, struct msghdr *, int))                                               \

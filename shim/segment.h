@@ -19,7 +19,7 @@
 #include <sys/types.h>
 
 #define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
-#define SEGMENT_VERSION 1
+#define SEGMENT_VERSION 2
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PROCESSES 2048
@@ -56,6 +56,8 @@ enum {
     CONN_SHARED = 1,  /* a holder may exist that no process table entry names */
     CONN_FOREIGN = 2, /* lives in a network namespace that the service's audits do not see */
     CONN_UNIX = 4,
+    CONN_OWN_SNDBUF = 8, /* the program set SO_SNDBUF itself: no grant above that */
+    CONN_OWN_LOWAT = 16, /* and TCP_NOTSENT_LOWAT: hands off */
 };
 
 /* Families that the service ever accepted from. */
@@ -69,6 +71,9 @@ struct segment_conn {
     _Atomic uint64_t accepted_ns;
     _Atomic uint32_t peer; /* index + 1 in peers, or 0 */
     _Atomic uint32_t flags;
+    _Atomic uint32_t grant; /* KiB of output that the kernel may hold for it: see credit.h */
+    _Atomic uint32_t
+        told_sndbuf; /* the SO_SNDBUF that the program believes in, as getsockopt has it */
 };
 
 /* One client address; a count of 0 makes the entry free for another. */
@@ -87,12 +92,14 @@ struct segment_process {
     _Atomic uint64_t since_ns; /* when the phase began; CLOCK_MONOTONIC */
     _Atomic uint64_t command[2];
     struct gauge conns;
+    struct gauge credit;      /* KiB granted to the connections it holds */
     _Atomic uint32_t pending; /* changes under way: see connections.h */
     _Atomic uint32_t flags;   /* PROCESS_FOREIGN */
     _Atomic uint32_t slicing; /* threads that wait in slices for room */
     _Atomic uint64_t counter[COUNTERS];
     _Atomic uint64_t override_mask; /* a bit for each limit set for this process alone */
     _Atomic uint64_t override[LIMIT_KEYS];
+    _Atomic uint32_t override_sequence; /* moves when bpctl changed an override */
 };
 
 struct segment_listener {
@@ -102,6 +109,11 @@ struct segment_listener {
     _Atomic uint32_t asked_backlog; /* by the program's listen, plus 1; 0 when that was not seen */
     _Atomic uint32_t gated;         /* a SYN gate is attached */
     _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
+    /* What the eBPF probe saw, when it runs; queues in connections, times in microseconds. */
+    _Atomic uint64_t probed_ns; /* CLOCK_MONOTONIC */
+    _Atomic uint32_t probed_queue, probed_peak;
+    _Atomic uint32_t probed_wait_p50_us, probed_wait_p99_us;
+    _Atomic uint64_t probed_dropped, probed_refused;
     _Atomic uint64_t address[SEGMENT_ADDRESS_MAX / 8];
 };
 
@@ -119,6 +131,8 @@ enum event_kind {
     EVENT_TABLE_FULL,
     EVENT_GATED,
     EVENT_UNGATED,
+    EVENT_READS_PAUSED,
+    EVENT_STALL_RESET,
     EVENT_KINDS
 };
 
@@ -158,6 +172,9 @@ struct segment {
     _Atomic uint32_t families; /* FAMILY_INET and so on */
     _Atomic uint32_t listeners_used;
     struct gauge conns;
+    struct gauge credit;                /* KiB granted to all connections */
+    _Atomic uint32_t credit_wanted;     /* moves when some process found none to give */
+    _Atomic uint64_t buffer_peak;       /* bytes */
     _Atomic uint64_t retired[COUNTERS]; /* from processes that are gone */
     _Atomic uint64_t conns_peak;
     _Atomic uint64_t events_next;

@@ -75,10 +75,10 @@ static void end_watch(void *argument)
  * With handlers of both kinds: holds them all back, learns from a signalfd that one is due, sees
  * which kind it is, and only then lets it run.
  */
-static enum wait_result poll_watching(int fd, int timeout_ms)
+static enum wait_result poll_watching(int fd, short events, int timeout_ms)
 {
     uint64_t caught = atomic_load(&restarting) | atomic_load(&interrupting), pending = 0;
-    struct pollfd fds[] = {{.fd = fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
+    struct pollfd fds[] = {{.fd = fd, .events = events}, {.fd = -1, .events = POLLIN}};
     struct watch watch = {0};
     int ready;
 
@@ -99,13 +99,13 @@ static enum wait_result poll_watching(int fd, int timeout_ms)
                                                                       : WAIT_TIMED_OUT;
 }
 
-enum wait_result signals_poll(int fd, int timeout_ms, bool restartable)
+enum wait_result signals_poll(int fd, short events, int timeout_ms, bool restartable)
 {
-    struct pollfd listener = {.fd = fd, .events = POLLIN};
+    struct pollfd waited_for = {.fd = fd, .events = events};
 
     if (signals_mixed(restartable))
-        return poll_watching(fd, timeout_ms);
-    int ready = REAL(poll)(&listener, 1, timeout_ms);
+        return poll_watching(fd, events, timeout_ms);
+    int ready = REAL(poll)(&waited_for, 1, timeout_ms);
     if (ready > 0)
         return WAIT_READY;
     if (ready == 0)

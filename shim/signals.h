@@ -13,10 +13,11 @@
 enum wait_result { WAIT_READY, WAIT_TIMED_OUT, WAIT_INTERRUPTED, WAIT_FAILED };
 
 /*
- * Waits until `fd` (-1: none) is readable or in error, at most `timeout_ms` (-1: for ever). A
- * cancellation point. `restartable` is whether a handler with SA_RESTART lets the wait go on.
+ * Waits until `fd` (-1: none) is ready for `events` (of poll) or in error, at most `timeout_ms`
+ * (-1: for ever). A cancellation point. `restartable` is whether a handler with SA_RESTART lets the
+ * wait go on.
  */
-enum wait_result signals_poll(int fd, int timeout_ms, bool restartable);
+enum wait_result signals_poll(int fd, short events, int timeout_ms, bool restartable);
 
 /* Whether handlers of both kinds exist, so that only signals_poll can tell which one ran. */
 bool signals_mixed(bool restartable);

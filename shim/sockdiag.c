@@ -174,11 +174,16 @@ static void visit_message(const struct nlmsghdr *message, int family, sockdiag_v
         entry.inode = inet->idiag_inode;
         entry.state = inet->idiag_state;
         entry.queue = inet->idiag_state == TCP_LISTEN ? inet->idiag_rqueue : inet->idiag_wqueue;
+        entry.received = inet->idiag_state == TCP_LISTEN ? 0 : inet->idiag_rqueue;
         entry.backlog = inet->idiag_wqueue;
+        entry.family = inet->idiag_family;
+        entry.port = ntohs(inet->id.idiag_sport);
+        memcpy(entry.address, inet->id.idiag_src, sizeof entry.address);
         visit(&entry, context);
         return;
     }
     const struct unix_diag_msg *local = NLMSG_DATA(message);
+    entry.family = AF_UNIX;
     entry.cookie = cookie_of(local->udiag_cookie);
     entry.inode = local->udiag_ino;
     entry.state = local->udiag_state;
@@ -188,7 +193,8 @@ static void visit_message(const struct nlmsghdr *message, int family, sockdiag_v
          attribute->nla_len <= rest;) {
         if (attribute->nla_type == UNIX_DIAG_RQLEN) {
             const struct unix_diag_rqlen *length = (const void *)(attribute + 1);
-            entry.queue = length->udiag_rqueue;
+            entry.queue = entry.state == TCP_LISTEN ? length->udiag_rqueue : length->udiag_wqueue;
+            entry.received = entry.state == TCP_LISTEN ? 0 : length->udiag_rqueue;
             entry.backlog = length->udiag_wqueue;
         }
         int step = NLA_ALIGN(attribute->nla_len);

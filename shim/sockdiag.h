@@ -31,10 +31,14 @@ enum sockdiag_answer sockdiag_ask(const struct sockdiag_socket *socket);
 /* A listening or held socket in a dump. */
 struct sockdiag_entry {
     uint64_t cookie;
-    uint32_t inode;   /* 0: no process holds it */
-    uint32_t queue;   /* listeners: connections waiting; others: bytes not yet acknowledged */
-    uint32_t backlog; /* listeners: how many may wait */
-    uint8_t state;    /* TCP_ESTABLISHED and so on */
+    uint32_t inode;    /* 0: no process holds it */
+    uint32_t queue;    /* listeners: connections waiting; others: bytes not yet acknowledged */
+    uint32_t backlog;  /* listeners: how many may wait */
+    uint32_t received; /* others: bytes not yet read */
+    uint8_t state;     /* TCP_ESTABLISHED and so on */
+    uint8_t family;
+    uint16_t port;       /* the socket's own, in host order; 0 for AF_UNIX */
+    uint8_t address[16]; /* likewise, in network order */
 };
 
 typedef void (*sockdiag_visit)(const struct sockdiag_entry *entry, void *context);

@@ -47,15 +47,18 @@ static const char *const *with_queue(const char *const *limits)
 static bool start_nginx(struct server *server, const char *const *limits)
 {
     const char *directory = server->directory;
-    const char *config = server_file(
-        server, "nginx.conf",
-        "worker_processes 2;\ndaemon off;\npid %s/pid;\nerror_log %s/error.log;\n"
-        "events { worker_connections 4000; }\n"
-        "http {\n access_log off;\n client_body_temp_path %s/b; proxy_temp_path %s/p;\n"
-        " fastcgi_temp_path %s/f; uwsgi_temp_path %s/u; scgi_temp_path %s/s;\n"
-        " server { listen 127.0.0.1:%u backlog=1024;\n"
-        "  location / { return 200 \"served\\n\"; } }\n}\n",
-        directory, directory, directory, directory, directory, directory, directory, server->port);
+    const char *config =
+        server_file(server, "nginx.conf",
+                    "worker_processes 2;\ndaemon off;\npid %s/pid;\nerror_log %s/error.log;\n"
+                    "events { worker_connections 4000; }\n"
+                    "http {\n access_log off;\n client_body_temp_path %s/b; proxy_temp_path %s/p;\n"
+                    " fastcgi_temp_path %s/f; uwsgi_temp_path %s/u; scgi_temp_path %s/s;\n"
+                    " server { listen 127.0.0.1:%u backlog=1024;\n"
+                    "  location = / { return 200 \"served\\n\"; }\n"
+                    "  location / { root %s; }\n"
+                    "  location /proxied/ { proxy_pass http://127.0.0.1:%u/; } }\n}\n",
+                    directory, directory, directory, directory, directory, directory, directory,
+                    server->port, directory, server->port);
     return server_start(server, limits, COMMAND("nginx", "-e", "stderr", "-c", config));
 }
 

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What this process knows of the bytes on each admitted connection, and whether anything is to be
+ * done about them. One entry a slot, in this process's own memory.
+ *
+ * While no limit concerns bytes, flow_of() finds nothing and every call goes straight to the
+ * kernel.
+ */
+#ifndef BACKPRESSURE_FLOWS_H
+#define BACKPRESSURE_FLOWS_H
+
+#include "descriptors.h"
+#include "service.h"
+
+/* Which limits on bytes are in force: flows_mode(). */
+enum {
+    FLOWS_CREDIT = 1, /* buffer, total-buffer or conn-buffer */
+    FLOWS_PAUSE = 2,  /* pause-reads */
+    FLOWS_STALL = 4,
+    FLOWS_PACE = 8, /* send-rate or conn-send-rate */
+};
+
+/* What a connection's output is like. Any of FLOW_SIGNS makes the program's input wait. */
+enum {
+    FLOW_WANTS_ROOM = 1,       /* asks for writability and readability, level-triggered */
+    FLOW_FELL_SHORT = 2,       /* its last write did; edge-triggered for both */
+    FLOW_SIGNS = 3,            /* either */
+    FLOW_TOLD_WRITABLE = 4,    /* and has not written since */
+    FLOW_FALSE_SIGN = 8,       /* was told so, and had nothing to write */
+    FLOW_OWED = 16,            /* readability was withheld: to be reported again */
+    FLOW_OUT_OF_SIGHT = 32,    /* the kernel's set does not report its readability now */
+    FLOW_PAUSE_COUNTED = 64,   /* in reads_paused, for this pause */
+    FLOW_STANDING = 128,       /* the kernel did not take all that was written, last time */
+    FLOW_STARVED = 256,        /* would have been given more credit, had there been any */
+    FLOW_NONBLOCKING = 512,    /* O_NONBLOCK as last seen */
+    FLOW_FOUND_BY_DATA = 1024, /* events in its set can be traced to it */
+    FLOW_HUNGRY = 2048,        /* wants more than its share of send-rate */
+};
+
+struct flow {
+    _Atomic uint32_t generation; /* of the slot, plus 1 */
+    _Atomic uint32_t signs;
+    int family;
+    /* Where the program watches it; set is -1 when that is nowhere, or not known. */
+    _Atomic int set, fd;
+    _Atomic uint32_t events;
+    _Atomic uint64_t data;
+    _Atomic uint64_t produced; /* bytes the program wrote */
+    _Atomic bool careful;      /* writes must be looked after: see writing.h */
+    /* metering.h */
+    _Atomic uint32_t window, quiet, turn, turn_taken, refusals;
+    _Atomic uint64_t turn_produced;
+    _Atomic uint32_t ratio;
+    /* stalls.h */
+    _Atomic uint64_t stood_since_ns, acknowledged;
+    /* pacing.h */
+    _Atomic uint64_t pace, paced_produced;
+    _Atomic uint32_t period;
+    /* An error that ended a write of which a part had been taken: the next call's. */
+    _Atomic int late_error;
+};
+
+extern struct flow flows[SEGMENT_CONNS];
+extern _Atomic uint32_t flows_mode_now;
+extern _Atomic uint64_t flows_seen_limits;
+
+/* Works the mode out again after limits changed, and brings every connection in line. */
+void flows_refresh(void);
+
+static inline uint64_t flows_limits_version(void)
+{
+    return (uint64_t)atomic_load_explicit(&service.segment->limits_sequence, memory_order_relaxed)
+               << 32 |
+           atomic_load_explicit(&service_self()->override_sequence, memory_order_relaxed);
+}
+
+/* Which limits on bytes are in force: FLOWS_CREDIT and so on, or 0. Two loads when none changed. */
+static inline uint32_t flows_mode(void)
+{
+    if (__builtin_expect(flows_limits_version() !=
+                             atomic_load_explicit(&flows_seen_limits, memory_order_relaxed),
+                         0))
+        flows_refresh();
+    return atomic_load_explicit(&flows_mode_now, memory_order_relaxed);
+}
+
+/* The flow of a tracked connection's slot; what an earlier connection left in it is gone. */
+static inline struct flow *flow_at(descriptor what)
+{
+    uint32_t slot = descriptor_index(what);
+    if (descriptor_kind(what) != DESCRIPTOR_CONN || slot >= SEGMENT_CONNS ||
+        atomic_load_explicit(&flows[slot].generation, memory_order_relaxed) !=
+            descriptor_generation(what) + 1)
+        return NULL;
+    return &flows[slot];
+}
+
+/* The flow of a slot, if this process holds the connection that is in it now. */
+struct flow *flow_at_slot(uint32_t slot);
+
+/* The flow of `fd` when it is an admitted connection and a limit on bytes is in force, or NULL. */
+static inline struct flow *flow_of(int fd)
+{
+    descriptor what = descriptor_at(fd);
+    if (__builtin_expect(descriptor_kind(what) != DESCRIPTOR_CONN, 1) || !service_active() ||
+        in_vfork_child || !flows_mode())
+        return NULL;
+    return flow_at(what);
+}
+
+static inline uint32_t flow_slot(const struct flow *flow)
+{
+    return (uint32_t)(flow - flows);
+}
+
+static inline struct segment_conn *flow_conn(const struct flow *flow)
+{
+    return &service.segment->conn[flow_slot(flow)];
+}
+
+static inline uint32_t flow_signs(const struct flow *flow)
+{
+    return atomic_load_explicit(&flow->signs, memory_order_relaxed);
+}
+
+/* Nothing was withheld from it and nothing stands still: the usual case, with nothing to do. */
+static inline bool flow_untroubled(const struct flow *flow)
+{
+    return (flow_signs(flow) & ~(uint32_t)(FLOW_NONBLOCKING | FLOW_FOUND_BY_DATA)) == 0;
+}
+
+/* The mode or the grant changed: works out anew whether its writes must be looked after. */
+void flow_reconsider(struct flow *flow);
+
+/* A connection came: accepted, inherited or received. */
+void flows_begin(int fd, uint32_t slot, uint32_t generation, int family);
+
+/* This process has no descriptor for it any more. */
+void flows_end(uint32_t slot, uint32_t generation);
+
+/* fcntl or ioctl may have changed O_NONBLOCK. */
+void flows_reread(int fd);
+
+/* Bytes that the kernel holds for sending: SIOCOUTQ. */
+uint32_t flow_queued(int fd);
+
+/* Clears and sets signs, and keeps count of the connections that need attention. Returns them as
+ * they were. */
+uint32_t flow_sign(struct flow *flow, uint32_t set, uint32_t clear);
+
+/*
+ * Whether a wait must not last as long as the program says, because connections stand still, or
+ * credit is short; and the longest it may then last, in nanoseconds (-1: as long as it likes).
+ */
+int64_t flows_slice(void);
+
+/* Calls `visit` for every connection that this process holds. */
+void flows_each(void (*visit)(int fd, struct flow *flow, void *context), void *context);
+
+/* After a write came back short: measures what is queued, if that is due. */
+void flows_measure(void);
+
+/* Records an event of the connection at `fd`, each kind at most once a second. */
+void flows_tell(int fd, enum event_kind kind, uint64_t amount);
+
+/* What is due: credit for those that starve, stalls, measuring. Cheap when nothing is. */
+void flows_attend(void);
+
+void flows_after_fork_in_child(void);
+
+#endif

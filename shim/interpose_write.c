@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "interpose.h"
+#include "passing.h"
+#include "real.h"
+#include "writing.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/sendfile.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+ssize_t __write(int fd, const void *bytes, size_t count);
+ssize_t __send(int fd, const void *bytes, size_t count, int flags);
+
+/* One buffer, as a vector. */
+static ssize_t send_bytes(int fd, struct flow *flow, const void *bytes, size_t count, int flags)
+{
+    struct iovec vector = {.iov_base = (void *)bytes, .iov_len = count};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+    return writing_message(fd, flow, &message, flags);
+}
+
+INTERPOSE ssize_t write(int fd, const void *bytes, size_t count)
+{
+    struct flow *flow = flow_of(fd);
+    if (!flow)
+        return REAL(write)(fd, bytes, count);
+    if (writing_carefully(flow))
+        return send_bytes(fd, flow, bytes, count, 0);
+    writing_passes(fd, flow);
+    ssize_t result = REAL(write)(fd, bytes, count);
+    writing_passed(fd, flow, count, result, true);
+    return result;
+}
+
+INTERPOSE ssize_t __write(int fd, const void *bytes, size_t count)
+{
+    return write(fd, bytes, count);
+}
+
+static size_t total(const struct iovec *vector, int count)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < count; i++)
+        bytes += vector[i].iov_len;
+    return bytes;
+}
+
+INTERPOSE ssize_t writev(int fd, const struct iovec *vector, int count)
+{
+    struct flow *flow = count > 0 && count <= IOV_MAX ? flow_of(fd) : NULL;
+    if (!flow)
+        return REAL(writev)(fd, vector, count);
+    if (writing_carefully(flow))
+        return writing_vector(fd, flow, vector, count, 0);
+    writing_passes(fd, flow);
+    ssize_t result = REAL(writev)(fd, vector, count);
+    writing_passed(fd, flow, total(vector, count), result, true);
+    return result;
+}
+
+/* preadv2(2): with an offset of -1 this is writev, and only that works on a socket. */
+static ssize_t write_at(int fd, const struct iovec *vector, int count, off64_t offset, int flags)
+{
+    struct flow *flow = offset == -1 && count > 0 && count <= IOV_MAX ? flow_of(fd) : NULL;
+    if (!flow)
+        return REAL(pwritev64v2)(fd, vector, count, offset, flags);
+    if (writing_carefully(flow) && (flags & ~RWF_NOWAIT) == 0)
+        return writing_vector(fd, flow, vector, count, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
+    writing_passes(fd, flow);
+    ssize_t result = REAL(pwritev64v2)(fd, vector, count, offset, flags);
+    writing_passed(fd, flow, total(vector, count), result, true);
+    return result;
+}
+
+INTERPOSE ssize_t pwritev2(int fd, const struct iovec *vector, int count, off_t offset, int flags)
+{
+    return write_at(fd, vector, count, offset, flags);
+}
+
+INTERPOSE ssize_t pwritev64v2(int fd, const struct iovec *vector, int count, off64_t offset,
+                              int flags)
+{
+    return write_at(fd, vector, count, offset, flags);
+}
+
+INTERPOSE ssize_t send(int fd, const void *bytes, size_t count, int flags)
+{
+    struct flow *flow = flow_of(fd);
+    if (!flow)
+        return REAL(send)(fd, bytes, count, flags);
+    if (writing_carefully(flow))
+        return send_bytes(fd, flow, bytes, count, flags);
+    writing_passes(fd, flow);
+    ssize_t result = REAL(send)(fd, bytes, count, flags);
+    writing_passed(fd, flow, count, result, true);
+    return result;
+}
+
+INTERPOSE ssize_t __send(int fd, const void *bytes, size_t count, int flags)
+{
+    return send(fd, bytes, count, flags);
+}
+
+INTERPOSE ssize_t sendto(int fd, const void *bytes, size_t count, int flags,
+                         const struct sockaddr *to, socklen_t length)
+{
+    if (to == NULL && length == 0)
+        return send(fd, bytes, count, flags);
+    struct flow *flow = flow_of(fd);
+    if (flow)
+        writing_passes(fd, flow);
+    ssize_t result = REAL(sendto)(fd, bytes, count, flags, to, length);
+    if (flow)
+        writing_passed(fd, flow, count, result, true);
+    return result;
+}
+
+INTERPOSE ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    struct flow *flow = message ? flow_of(fd) : NULL;
+    passing_sends(message);
+    return flow ? writing_message(fd, flow, message, flags) : REAL(sendmsg)(fd, message, flags);
+}
+
+/* sendmmsg(2): stops at the first that fails, which counts only if it is the first of all. */
+static int send_each(int fd, struct flow *flow, struct mmsghdr *messages, unsigned count, int flags)
+{
+    unsigned sent = 0;
+    while (sent < count) {
+        ssize_t result = writing_message(fd, flow, &messages[sent].msg_hdr, flags);
+        if (result < 0)
+            return sent ? (int)sent : -1;
+        messages[sent++].msg_len = (unsigned)result;
+    }
+    return (int)sent;
+}
+
+INTERPOSE int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
+{
+    struct flow *flow = messages ? flow_of(fd) : NULL;
+    for (unsigned i = 0; i < count; i++)
+        passing_sends(&messages[i].msg_hdr);
+    if (!flow)
+        return REAL(sendmmsg)(fd, messages, count, flags);
+    return send_each(fd, flow, messages, count < IOV_MAX ? count : IOV_MAX, flags);
+}
+
+struct file {
+    int to, from;
+    off64_t *offset;
+};
+
+static ssize_t send_piece(size_t count, void *context)
+{
+    const struct file *file = context;
+    return REAL(sendfile64)(file->to, file->from, file->offset, count);
+}
+
+INTERPOSE ssize_t sendfile64(int to, int from, off64_t *offset, size_t count)
+{
+    struct flow *flow = flow_of(to);
+    struct file file = {to, from, offset};
+    if (!flow)
+        return REAL(sendfile64)(to, from, offset, count);
+    return writing_pieces(to, flow, count, send_piece, &file);
+}
+
+INTERPOSE ssize_t sendfile(int to, int from, off_t *offset, size_t count)
+{
+    if (!flow_of(to))
+        return REAL(sendfile)(to, from, offset, count);
+    off64_t wide = offset ? *offset : 0;
+    ssize_t result = sendfile64(to, from, offset ? &wide : NULL, count);
+    if (offset)
+        *offset = (off_t)wide;
+    return result;
+}
+
+/* Of splice, tee and vmsplice only splice can end in a socket: the others want pipes. */
+INTERPOSE ssize_t splice(int from, off64_t *from_offset, int to, off64_t *to_offset, size_t count,
+                         unsigned flags)
+{
+    struct flow *flow = flow_of(to);
+    if (flow)
+        writing_passes(to, flow);
+    ssize_t result = REAL(splice)(from, from_offset, to, to_offset, count, flags);
+    if (flow)
+        writing_passed(to, flow, count, result, false);
+    return result;
+}

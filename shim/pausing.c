@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "pausing.h"
+
+#include "connections.h"
+#include "metering.h"
+#include "real.h"
+#include "slices.h"
+#include "spinlock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/syscall.h>
+
+#define READABLE (EPOLLIN | EPOLLRDNORM)
+#define WRITABLE (EPOLLOUT | EPOLLWRNORM)
+#define BROKEN (EPOLLERR | EPOLLHUP)
+#define TOLD_MAX 64 /* connections told writable in one wait, whose answer is looked at */
+
+/*
+ * From (set, data) to a flow. An entry is checked against the flow it names, so none needs to be
+ * taken out, and no lock is needed; a flow that finds no place in it is never paused.
+ */
+#define PLACES (1U << 18)
+#define PROBES 16
+static _Atomic uint32_t by_data[PLACES];
+
+static struct spinlock lock; /* whoever changes what the kernel's set reports */
+static _Thread_local uint32_t told[TOLD_MAX] __attribute__((tls_model("initial-exec")));
+static _Thread_local unsigned told_count __attribute__((tls_model("initial-exec")));
+static _Atomic uint32_t withholding; /* flows with a sign */
+
+static uint32_t place(int set, uint64_t data)
+{
+    uint64_t hash = (data ^ (uint64_t)(unsigned)set << 40) * UINT64_C(0x9e3779b97f4a7c15);
+    return (uint32_t)(hash >> 40) % PLACES;
+}
+
+static bool is_watched_as(const struct flow *flow, int set, uint64_t data)
+{
+    return atomic_load_explicit(&flow->set, memory_order_relaxed) == set &&
+           atomic_load_explicit(&flow->data, memory_order_relaxed) == data;
+}
+
+static void remember(struct flow *flow, int set, uint64_t data)
+{
+    uint32_t start = place(set, data), mine = flow_slot(flow) + 1;
+    for (uint32_t i = 0; i < PROBES; i++) {
+        _Atomic uint32_t *entry = &by_data[(start + i) % PLACES];
+        uint32_t before = atomic_load_explicit(entry, memory_order_relaxed);
+        const struct flow *other = before ? &flows[before - 1] : NULL;
+        if (before != mine && other && flow_at_slot(before - 1) == other &&
+            place(atomic_load(&other->set), atomic_load(&other->data)) == start)
+            continue;
+        atomic_store_explicit(entry, mine, memory_order_relaxed);
+        flow_sign(flow, FLOW_FOUND_BY_DATA, 0);
+        return;
+    }
+    flow_sign(flow, 0, FLOW_FOUND_BY_DATA);
+}
+
+static struct flow *find(int set, uint64_t data)
+{
+    uint32_t start = place(set, data);
+    for (uint32_t i = 0; i < PROBES; i++) {
+        uint32_t entry = atomic_load_explicit(&by_data[(start + i) % PLACES], memory_order_relaxed);
+        struct flow *flow = entry ? flow_at_slot(entry - 1) : NULL;
+        if (flow && is_watched_as(flow, set, data))
+            return flow;
+    }
+    return NULL;
+}
+
+static long watch(const struct flow *flow, uint32_t events)
+{
+    struct epoll_event event = {.events = events};
+    event.data.u64 = atomic_load(&flow->data);
+    return kernel_call(SYS_epoll_ctl, atomic_load(&flow->set), EPOLL_CTL_MOD,
+                       atomic_load(&flow->fd), &event);
+}
+
+static bool writable(int fd)
+{
+    struct pollfd output = {.fd = fd, .events = POLLOUT};
+    struct timespec now = {0, 0};
+    return kernel_call(SYS_ppoll, &output, 1, &now, NULL, 0) > 0;
+}
+
+/* --- signs --- */
+
+static bool has_sign(uint32_t signs)
+{
+    return signs & FLOW_SIGNS && !(signs & FLOW_FALSE_SIGN);
+}
+
+static void change(struct flow *flow, uint32_t set, uint32_t clear)
+{
+    uint32_t before = flow_sign(flow, set, clear);
+    bool had = has_sign(before), has = has_sign((before & ~clear) | set);
+    if (had != has)
+        atomic_fetch_add(&withholding, has ? 1U : UINT32_MAX);
+}
+
+/* Reports anew what was withheld. Whoever withholds looks again after it noted so: see withhold. */
+static void hand_back(struct flow *flow)
+{
+    if (!(flow_signs(flow) & (FLOW_OWED | FLOW_OUT_OF_SIGHT)))
+        return;
+    int saved = errno;
+    spinlock_take(&lock);
+    uint32_t signs = flow_signs(flow);
+    if (!has_sign(signs) && signs & (FLOW_OWED | FLOW_OUT_OF_SIGHT)) {
+        flow_sign(flow, 0, FLOW_OWED | FLOW_OUT_OF_SIGHT | FLOW_PAUSE_COUNTED);
+        if (atomic_load(&flow->set) >= 0)
+            watch(flow, atomic_load(&flow->events));
+    }
+    spinlock_give(&lock);
+    errno = saved;
+}
+
+static void resume(struct flow *flow, uint32_t set, uint32_t clear)
+{
+    change(flow, set, clear);
+    if (!has_sign(flow_signs(flow)))
+        hand_back(flow);
+}
+
+void pausing_resume(struct flow *flow)
+{
+    resume(flow, 0, FLOW_SIGNS | FLOW_FALSE_SIGN);
+}
+
+void pausing_after_fork_in_child(void)
+{
+    spinlock_reset(&lock);
+    told_count = 0;
+}
+
+bool pausing_active(void)
+{
+    return atomic_load_explicit(&withholding, memory_order_relaxed) != 0;
+}
+
+void pausing_writes(struct flow *flow)
+{
+    uint32_t signs = flow_signs(flow);
+    if (signs & (FLOW_TOLD_WRITABLE | FLOW_FALSE_SIGN))
+        change(flow, 0, FLOW_TOLD_WRITABLE | FLOW_FALSE_SIGN);
+}
+
+void pausing_wrote_all(struct flow *flow)
+{
+    if (flow_signs(flow) & FLOW_FELL_SHORT)
+        resume(flow, 0, FLOW_FELL_SHORT);
+}
+
+void pausing_fell_short(struct flow *flow)
+{
+    uint32_t events = atomic_load(&flow->events);
+    if (flows_mode() & FLOWS_PAUSE && flow_signs(flow) & FLOW_FOUND_BY_DATA &&
+        atomic_load(&flow->set) >= 0 && events & EPOLLET && events & READABLE && events & WRITABLE)
+        change(flow, FLOW_FELL_SHORT, 0);
+}
+
+static void count_pause(struct flow *flow)
+{
+    if (flow_signs(flow) & FLOW_PAUSE_COUNTED)
+        return;
+    flow_sign(flow, FLOW_PAUSE_COUNTED, 0);
+    service_count(COUNTER_READS_PAUSED, 1);
+    flows_tell(atomic_load(&flow->fd), EVENT_READS_PAUSED, 0);
+}
+
+bool pausing_withholds(int fd, struct flow *flow)
+{
+    uint32_t signs = flow_signs(flow);
+    if (!has_sign(signs) || !(signs & FLOW_NONBLOCKING))
+        return false;
+    if (!(signs & FLOW_TOLD_WRITABLE) && writable(fd)) {
+        resume(flow, 0, FLOW_FELL_SHORT);
+        if (!has_sign(flow_signs(flow)))
+            return false;
+    }
+    /* With EPOLLONESHOT it is the program that arms it again, and then the kernel looks. */
+    if (!(atomic_load(&flow->events) & EPOLLONESHOT))
+        flow_sign(flow, FLOW_OWED, 0);
+    if (!has_sign(flow_signs(flow))) { /* another thread wrote meanwhile */
+        flow_sign(flow, 0, FLOW_OWED);
+        return false;
+    }
+    count_pause(flow);
+    return true;
+}
+
+void pausing_report_again(struct flow *flow)
+{
+    uint32_t events = atomic_load(&flow->events);
+    if (atomic_load(&flow->set) < 0 || !(events & EPOLLET) || events & EPOLLONESHOT)
+        return;
+    int saved = errno;
+    spinlock_take(&lock);
+    if (!(flow_signs(flow) & FLOW_OUT_OF_SIGHT))
+        watch(flow, events);
+    spinlock_give(&lock);
+    errno = saved;
+}
+
+/* --- epoll_ctl --- */
+
+static void forget_watch(struct flow *flow)
+{
+    change(flow, 0,
+           FLOW_SIGNS | FLOW_FALSE_SIGN | FLOW_TOLD_WRITABLE | FLOW_OWED | FLOW_OUT_OF_SIGHT |
+               FLOW_PAUSE_COUNTED | FLOW_FOUND_BY_DATA);
+    atomic_store(&flow->set, -1);
+}
+
+void pausing_forget(struct flow *flow)
+{
+    forget_watch(flow);
+}
+
+static void note_watch(struct flow *flow, int set, int fd, const struct epoll_event *event)
+{
+    uint32_t events = event->events;
+    atomic_store_explicit(&flow->fd, fd, memory_order_relaxed);
+    atomic_store_explicit(&flow->events, events, memory_order_relaxed);
+    if (!is_watched_as(flow, set, event->data.u64) || !(flow_signs(flow) & FLOW_FOUND_BY_DATA)) {
+        atomic_store_explicit(&flow->data, event->data.u64, memory_order_relaxed);
+        atomic_store_explicit(&flow->set, set, memory_order_relaxed);
+        remember(flow, set, event->data.u64);
+    }
+    uint32_t had = flow_signs(flow);
+    /* The kernel looks anew now: whatever was withheld it reports by itself. */
+    uint32_t clear = FLOW_OWED | FLOW_OUT_OF_SIGHT | FLOW_FALSE_SIGN | FLOW_WANTS_ROOM, wants = 0;
+    bool both = events & READABLE && events & WRITABLE;
+    if (!both || !(events & EPOLLET))
+        clear |= FLOW_FELL_SHORT;
+    if (both && !(events & EPOLLET) && had & FLOW_FOUND_BY_DATA && flows_mode() & FLOWS_PAUSE)
+        wants = FLOW_WANTS_ROOM;
+    if (!wants)
+        clear |= FLOW_PAUSE_COUNTED;
+    if ((had & (clear | wants)) != wants)
+        change(flow, wants, clear & ~wants);
+}
+
+int pausing_control(int set, int operation, int fd, struct epoll_event *event)
+{
+    struct flow *flow = flow_at(descriptor_at(fd));
+    struct epoll_event asked = {0};
+    if (!flow || (operation != EPOLL_CTL_DEL && !event))
+        return REAL(epoll_ctl)(set, operation, fd, event);
+    if (event)
+        asked = *event;
+    int result = REAL(epoll_ctl)(set, operation, fd, event), saved = errno;
+    if (result == 0 && operation != EPOLL_CTL_DEL)
+        note_watch(flow, set, fd, &asked);
+    else if (result == 0 && atomic_load(&flow->set) == set)
+        forget_watch(flow);
+    errno = saved;
+    return result;
+}
+
+/* --- waiting --- */
+
+/* Connections that were told writable in this thread's last wait, and wrote nothing since, had
+ * nothing to write: their sign was false. */
+static void doubt_signs(void)
+{
+    for (unsigned i = 0; i < told_count; i++) {
+        struct flow *flow = flow_at_slot(told[i]);
+        if (flow && flow_signs(flow) & FLOW_TOLD_WRITABLE && flow_signs(flow) & FLOW_SIGNS)
+            resume(flow, FLOW_FALSE_SIGN, FLOW_FELL_SHORT | FLOW_TOLD_WRITABLE);
+    }
+    told_count = 0;
+}
+
+static void tell_writable(struct flow *flow)
+{
+    if (told_count == TOLD_MAX) {
+        resume(flow, FLOW_FALSE_SIGN, FLOW_FELL_SHORT);
+        return;
+    }
+    flow_sign(flow, FLOW_TOLD_WRITABLE, 0);
+    told[told_count++] = flow_slot(flow);
+}
+
+/* Takes the flow's readability out of the event. False when nothing remains of it. */
+static bool withhold(struct flow *flow, struct epoll_event *event)
+{
+    spinlock_take(&lock);
+    flow_sign(flow, FLOW_OWED, 0);
+    uint32_t events = atomic_load(&flow->events);
+    bool edge = events & EPOLLET && !(events & EPOLLONESHOT);
+    if (!has_sign(flow_signs(flow))) { /* another thread wrote meanwhile */
+        flow_sign(flow, 0, FLOW_OWED);
+        spinlock_give(&lock);
+        return true;
+    }
+    /* Level-triggered, it would be reported for ever; with one shot, that one was used up. */
+    event->events &= ~(uint32_t)READABLE;
+    bool remains = event->events != 0, one_shot = events & EPOLLONESHOT;
+    if (!edge && !(one_shot && remains) && watch(flow, events & ~(uint32_t)READABLE) == 0)
+        flow_sign(flow, FLOW_OUT_OF_SIGHT, 0);
+    spinlock_give(&lock);
+    count_pause(flow);
+    return remains;
+}
+
+static bool keep(int set, struct epoll_event *event)
+{
+    if (!(event->events & (READABLE | WRITABLE)))
+        return true;
+    struct flow *flow = find(set, event->data.u64);
+    if (!flow || !has_sign(flow_signs(flow)))
+        return true;
+    if (event->events & BROKEN) {
+        resume(flow, FLOW_FALSE_SIGN, FLOW_FELL_SHORT);
+        return true;
+    }
+    bool writes = event->events & WRITABLE;
+    /* What fell short and has room now, without being told so in this event, was told before. */
+    if (event->events & READABLE && !writes && flow_signs(flow) & FLOW_FELL_SHORT &&
+        writable(atomic_load(&flow->fd))) {
+        resume(flow, 0, FLOW_FELL_SHORT);
+        return true;
+    }
+    bool remains = !(event->events & READABLE) || withhold(flow, event);
+    if (writes)
+        tell_writable(flow);
+    if (remains && atomic_load(&flow->events) & EPOLLONESHOT)
+        flow_sign(flow, 0, FLOW_OWED | FLOW_OUT_OF_SIGHT); /* the program arms it again */
+    return remains;
+}
+
+static int without_withheld(int set, struct epoll_event *events, int ready)
+{
+    int kept = 0;
+    for (int i = 0; i < ready; i++)
+        if (keep(set, &events[i]))
+            events[kept++] = events[i];
+    return kept;
+}
+
+static int64_t shorter(int64_t left, int64_t slice)
+{
+    return slice >= 0 && (left < 0 || slice < left) ? slice : left;
+}
+
+int pausing_wait(const struct epoll_call *call, int64_t timeout_ns)
+{
+    uint32_t mode = service_active() && !in_vfork_child ? flows_mode() : 0;
+    if (!mode || call->events_max <= 0)
+        return call->wait(call, timeout_ns);
+    if (told_count)
+        doubt_signs();
+    metering_new_turn();
+    struct slices slices = slices_start(timeout_ns);
+    for (;;) {
+        flows_attend();
+        int64_t left = slices_left(&slices), slice = shorter(left, flows_slice());
+        int reported = call->wait(call, slice);
+        if (reported < 0)
+            return reported;
+        int ready = reported;
+        if (pausing_active() && reported > 0)
+            ready = without_withheld(call->set, call->events, reported);
+        if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
+            return ready;
+    }
+}
+
+/* --- poll and select --- */
+
+bool pausing_masks(int fd)
+{
+    struct flow *flow = flow_of(fd);
+    if (!flow || !(flows_mode() & FLOWS_PAUSE))
+        return false;
+    if (flow_signs(flow) & FLOW_TOLD_WRITABLE) /* and it wrote nothing since */
+        return false;
+    count_pause(flow);
+    return true;
+}
+
+void pausing_told(int fd)
+{
+    struct flow *flow = flow_of(fd);
+    if (flow)
+        flow_sign(flow, FLOW_TOLD_WRITABLE, FLOW_PAUSE_COUNTED);
+}

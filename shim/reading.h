@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What stands behind the read family: whether a read on an admitted connection may have input now,
+ * and how much (metering.h, pausing.h).
+ */
+#ifndef BACKPRESSURE_READING_H
+#define BACKPRESSURE_READING_H
+
+#include "flows.h"
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct reading {
+    struct flow *flow; /* NULL when the read is none of our business */
+    bool refused;      /* and errno is set */
+    size_t asked, allowed;
+};
+
+/* Before a read of `count` bytes with the `flags` of recv(2); and after it, returning its result.
+ */
+struct reading reading_begin(int fd, size_t count, int flags);
+ssize_t reading_end(const struct reading *reading, ssize_t result);
+
+#define READING_VECTORS 8
+
+/* A vector cut to what may be read: the caller's own, when it may be read whole. */
+struct reading_vector {
+    struct iovec *vector;
+    size_t count;
+    struct iovec cut[READING_VECTORS];
+};
+
+struct reading reading_begin_vector(int fd, const struct iovec *vector, int count, int flags,
+                                    struct reading_vector *out);
+
+/* Whether reads on `fd` may be cut. */
+bool reading_metered(int fd);
+
+#endif
