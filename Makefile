@@ -32,7 +32,15 @@ say = $(if $(V),,@echo "  $(1) $@")
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
 SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits segment sockdiag gate real)
-TOOL_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c)) $(SHARED)
+# bpctl has the eBPF probe in it where clang, bpftool and libbpf-dev are at hand.
+PROBE ?= $(if $(shell command -v clang && command -v bpftool && ls /usr/include/bpf/libbpf.h),yes,no)
+ifneq ($(PROBE),no)
+WITHOUT := tools/loader_absent.c
+PROBE_LIBS := -lbpf
+else
+WITHOUT := tools/loader.c
+endif
+TOOL_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(WITHOUT),$(wildcard tools/*.c))) $(SHARED)
 
 .PHONY: all
 all: $(BUILD)/libbackpressure.so $(BUILD)/bpctl
@@ -44,7 +52,7 @@ $(BUILD)/libbackpressure.so: $(SHIM_OBJECTS)
 
 $(BUILD)/bpctl: $(TOOL_OBJECTS)
 	$(call say,LD)
-	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson $(PROBE_LIBS)
 
 $(BUILD)/shim/%.o: shim/%.c
 	@mkdir -p $(@D)
@@ -56,15 +64,35 @@ $(BUILD)/tools/%.o: tools/%.c
 	$(call say,CC)
 	$(Q)$(CC) $(TOOL_FLAGS) -c -o $@ $<
 
+# --- the probe ---
+
+BPF_CLANG ?= clang
+BPF_ARCH := $(subst aarch64,arm64,$(subst x86_64,x86,$(shell uname -m)))
+
+$(BUILD)/bpf/probe.bpf.o: bpf/probe.bpf.c bpf/probe.h bpf/kernel.h
+	@mkdir -p $(@D)
+	$(call say,BPF)
+	$(Q)$(BPF_CLANG) -O2 -g -target bpf -D__TARGET_ARCH_$(BPF_ARCH) -Wall -Werror \
+		-I/usr/include/$(shell uname -m)-linux-gnu -c -o $@ $<
+
+$(BUILD)/bpf/probe.skel.h: $(BUILD)/bpf/probe.bpf.o
+	$(call say,SKEL)
+	$(Q)bpftool gen skeleton $< name probe > $@
+
+$(BUILD)/tools/loader.o: $(BUILD)/bpf/probe.skel.h
+$(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
+
 # --- tests ---
 
 UNIT := $(BUILD)/tests/test_limits $(BUILD)/tests/test_segment $(BUILD)/tests/test_busy
-UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale
+UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
-	$(BUILD)/tests/test_live $(BUILD)/tests/test_trust
+	$(BUILD)/tests/test_live $(BUILD)/tests/test_trust $(BUILD)/tests/test_buffers \
+	$(BUILD)/tests/test_duplex $(BUILD)/tests/test_depth
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
-	$(BUILD)/tests/servers/recipes.o
-TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/bench_hold
+	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
+TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo \
+	$(BUILD)/tests/bench_hold
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
@@ -83,7 +111,7 @@ $(SERVERS): $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o $(HARNESS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -ljansson
 
-$(BUILD)/tests/acceptor: $(BUILD)/tests/servers/acceptor.o
+$(BUILD)/tests/acceptor $(BUILD)/tests/echo: $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -pthread
 
@@ -108,6 +136,8 @@ demo:
 .PHONY: bench
 bench: tests
 	BUILD=$(BUILD) $(BUILD)/tests/bench_hold
+	BUILD=$(BUILD) python3 tests/bench/buffers.py
+	BUILD=$(BUILD) python3 tests/bench/probe.py
 
 .PHONY: deps
 deps:

@@ -48,6 +48,14 @@ semantics() {
     "$BUILD"/tests/test_semantics && under_shim conns=1 "$BUILD"/tests/test_semantics
 }
 
+output() {
+    local limits
+    "$BUILD"/tests/test_output || return 1
+    for limits in conn-buffer=4K buffer=64K "buffer=1G stall=60s" "send-rate=1G conn-send-rate=1G"; do
+        under_shim "$limits" "$BUILD"/tests/test_output || return 1
+    done
+}
+
 scale() {
     ulimit -n "$(ulimit -Hn)"
     "$BUILD"/tests/test_scale && under_shim "total-conns=60000 peer-conns=60000" "$BUILD"/tests/test_scale
@@ -67,11 +75,15 @@ step "lint" make --no-print-directory -s lint
 step "symbols" tests/unit/test_symbols.sh
 step "units" units
 step "semantics of accept and of waiting" semantics
+step "semantics of reading and writing" output
 step "scale" scale
 step "ways to accept and to close" build/tests/test_styles
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "limits and changes, live" build/tests/test_live
+step "buffers of real servers" build/tests/test_buffers
+step "full-duplex streams" build/tests/test_duplex
+step "queue depths, by the probe and without" build/tests/test_depth
 step "bad input and damage" build/tests/test_trust
 step "python's own network tests" tests/servers/python_tests.sh
 step "installation" tests/unit/test_install.sh
@@ -89,6 +101,8 @@ RUNTIME=$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)
 export RUNTIME SANITIZER_RUNTIME=$RUNTIME
 step "units, under ASan and UBSan" units
 step "semantics, under ASan and UBSan" semantics
+step "reading and writing, under ASan and UBSan" output
+step "full-duplex streams, under ASan and UBSan" build/asan/tests/test_duplex epoll
 step "ways to accept and to close, under ASan and UBSan" build/asan/tests/test_styles
 
 export BUILD=build/tsan
@@ -99,6 +113,7 @@ RUNTIME=$(gcc -print-file-name=libtsan.so)
 export RUNTIME SANITIZER_RUNTIME=$RUNTIME
 step "units, under TSan" units
 step "accepting in many threads, under TSan" build/tsan/tests/test_styles threads
+step "streams in many threads, under TSan" build/tsan/tests/test_duplex threads
 
 echo
 for name in "${steps_failed[@]}"; do

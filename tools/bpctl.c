@@ -34,6 +34,15 @@ static const struct command {
      "over before; the service stays paused."},
     {"events", command_events, "NAME [--follow] [--json]",
      "What was held, shed, paused, set and found, oldest first. --json prints one object a line."},
+    {"depth", command_depth, "[NAME] [--json]",
+     "Queue depths now, of a service or of everything that listens: the probe's when it runs and "
+     "may "
+     "be\n"
+     "read, else what sock_diag tells. The last line says which."},
+    {"probe", command_probe, "start|stop|status",
+     "Loads the eBPF probe, pins its maps under /sys/fs/bpf/backpressure/ and keeps them fresh; "
+     "unloads\n"
+     "it; tells whether it runs. Needs root."},
 };
 
 #define COMMANDS (sizeof commands / sizeof *commands)

@@ -16,6 +16,8 @@ int command_pause(int argc, char **argv);
 int command_resume(int argc, char **argv);
 int command_drain(int argc, char **argv);
 int command_events(int argc, char **argv);
+int command_depth(int argc, char **argv);
+int command_probe(int argc, char **argv);
 
 /* One line on stderr, `bpctl: ...`; returns `code`. */
 int complain(enum exit_code code, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -18,19 +18,28 @@ struct listing {
 
 static const char *const admission_text[] = {"open", "paused", "draining"};
 
+static void compare(uint64_t count, uint64_t ceiling, double *full)
+{
+    if (ceiling != LIMIT_OFF && ceiling && (double)count / (double)ceiling > *full)
+        *full = (double)count / (double)ceiling;
+}
+
+static uint64_t ceiling_of(const struct service_view *view, const struct process_view *process,
+                           enum limit_key key)
+{
+    return process->override_mask >> key & 1 ? process->override[key] : view->limits.value[key];
+}
+
 /* How full the service is, in percent of the ceiling that is nearest; -1 without one. */
 static int fullness(const struct service_view *view)
 {
-    uint64_t total = view->limits.value[LIMIT_TOTAL_CONNS], each = view->limits.value[LIMIT_CONNS];
     double full = -1;
-    if (total != LIMIT_OFF)
-        full = (double)view->conns / (double)total;
+    compare(view->conns, view->limits.value[LIMIT_TOTAL_CONNS], &full);
+    compare(view->totals[COUNTER_BUFFER], view->limits.value[LIMIT_TOTAL_BUFFER], &full);
     for (unsigned i = 0; i < view->processes; i++) {
         const struct process_view *process = &view->process[i];
-        uint64_t ceiling =
-            process->override_mask >> LIMIT_CONNS & 1 ? process->override[LIMIT_CONNS] : each;
-        if (ceiling != LIMIT_OFF && ceiling && (double)process->conns / (double)ceiling > full)
-            full = (double)process->conns / (double)ceiling;
+        compare(process->conns, ceiling_of(view, process, LIMIT_CONNS), &full);
+        compare(process->counter[COUNTER_BUFFER], ceiling_of(view, process, LIMIT_BUFFER), &full);
     }
     return full < 0 ? -1 : (int)(full * 100);
 }
@@ -51,12 +60,12 @@ static void add_json(struct listing *listing, const struct service_file *service
     json_t *pids = json_array();
     for (unsigned i = 0; i < view->processes; i++)
         json_array_append_new(pids, json_integer(view->process[i].pid));
-    json_array_append_new(listing->services,
-                          json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", service->name,
-                                    "user", owner, "admission", admission_text[view->admission],
-                                    "conns", (json_int_t)view->conns, "total-conns", ceiling,
-                                    "full_percent", full < 0 ? json_null() : json_integer(full),
-                                    "processes", pids));
+    json_array_append_new(
+        listing->services,
+        json_pack("{s:s, s:s, s:s, s:I, s:s, s:I, s:o, s:o}", "name", service->name, "user", owner,
+                  "admission", admission_text[view->admission], "conns", (json_int_t)view->conns,
+                  "total-conns", ceiling, "buffer", (json_int_t)view->totals[COUNTER_BUFFER],
+                  "full_percent", full < 0 ? json_null() : json_integer(full), "processes", pids));
 }
 
 static void list(struct service_file *service, enum segment_result result, void *context)
@@ -87,10 +96,11 @@ static void list(struct service_file *service, enum segment_result result, void 
     if (full >= 0)
         snprintf(percent, sizeof percent, "%d%%", full);
     if (listing->lines++ == 0)
-        printf("%-20s %-12s %9s %9s %11s %5s  %s\n", "SERVICE", "USER", "PROCESSES", "CONNS",
-               "TOTAL-CONNS", "FULL", "ADMISSION");
-    printf("%-20s %-12s %9u %9" PRIu64 " %11s %5s  %s\n", service->name, owner, view->processes,
-           view->conns, ceiling, percent, admission_text[view->admission]);
+        printf("%-20s %-12s %9s %9s %11s %11s %5s  %s\n", "SERVICE", "USER", "PROCESSES", "CONNS",
+               "TOTAL-CONNS", "BUFFER", "FULL", "ADMISSION");
+    printf("%-20s %-12s %9u %9" PRIu64 " %11s %11" PRIu64 " %5s  %s\n", service->name, owner,
+           view->processes, view->conns, ceiling, view->totals[COUNTER_BUFFER], percent,
+           admission_text[view->admission]);
 }
 
 int command_ls(int argc, char **argv)

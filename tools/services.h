@@ -57,6 +57,9 @@ struct listener_view {
     uint32_t inode;
     uint32_t asked_backlog;
     uint32_t queue, queue_max; /* connections */
+    bool probed;               /* the eBPF probe runs, and has told this: */
+    uint32_t peak, wait_p50_us, wait_p99_us;
+    uint64_t dropped, refused;
 };
 
 struct service_view {

@@ -50,6 +50,7 @@ static void set_for_process(struct segment_process *process, const struct limits
         else
             atomic_fetch_or(&process->override_mask, bit);
     }
+    atomic_fetch_add(&process->override_sequence, 1);
 }
 
 static void record(struct service_file *service, uint32_t pid, char **pairs)

@@ -51,16 +51,29 @@ static json_t *process_json(const struct process_view *process)
     return object;
 }
 
+static json_t *listener_json(const struct listener_view *listener)
+{
+    json_t *object =
+        json_pack("{s:s, s:I, s:I}", "address", listener->address, "queue",
+                  (json_int_t)listener->queue, "queue_max", (json_int_t)listener->queue_max);
+    if (listener->probed)
+        json_object_set_new(object, "probe",
+                            json_pack("{s:I, s:I, s:I, s:I, s:I}", "queue_peak",
+                                      (json_int_t)listener->peak, "accept_wait_p50_us",
+                                      (json_int_t)listener->wait_p50_us, "accept_wait_p99_us",
+                                      (json_int_t)listener->wait_p99_us, "dropped_queue_full",
+                                      (json_int_t)listener->dropped, "refused_by_gate",
+                                      (json_int_t)listener->refused));
+    return object;
+}
+
 static json_t *service_json(const struct service_file *service, const struct service_view *view)
 {
     json_t *processes = json_array(), *listeners = json_array();
     for (unsigned i = 0; i < view->processes; i++)
         json_array_append_new(processes, process_json(&view->process[i]));
     for (unsigned i = 0; i < view->listeners; i++)
-        json_array_append_new(listeners,
-                              json_pack("{s:s, s:I, s:I}", "address", view->listener[i].address,
-                                        "queue", (json_int_t)view->listener[i].queue, "queue_max",
-                                        (json_int_t)view->listener[i].queue_max));
+        json_array_append_new(listeners, listener_json(&view->listener[i]));
     return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "name", service->name, "admission",
                      admission_text[view->admission], "limits", limits_json(&view->limits),
                      "totals", counters_json(view->conns, view->totals), "processes", processes,
@@ -87,41 +100,63 @@ static void print_totals(const struct service_view *view)
     puts("totals");
     printf("  %-14s %" PRIu64 "\n", "conns", view->conns);
     for (unsigned i = 0; i < COUNTERS; i++)
-        if (view->totals[i] || i == COUNTER_ACCEPTED || i == COUNTER_HELD)
+        if (view->totals[i] || i == COUNTER_ACCEPTED || i == COUNTER_HELD || i == COUNTER_BUFFER)
             printf("  %-14s %" PRIu64 "\n", counter_name(i), view->totals[i]);
+}
+
+/* The ceilings that hold for one process: its own, or the service's. */
+static void print_own_limits(const struct limits *service, const struct process_view *process)
+{
+    struct limits limits = *service;
+    char value[LIMIT_VALUE_MAX];
+    unsigned printed = 0;
+    for (unsigned key = 0; key < LIMIT_KEYS; key++) {
+        if (!limits_key_per_process(key))
+            continue;
+        if (process->override_mask >> key & 1)
+            limits.value[key] = process->override[key];
+        if (limits.value[key] == LIMIT_OFF)
+            continue;
+        limits_format(&limits, key, value, sizeof value);
+        printf(" %s=%s", limits_key_name(key), value);
+        printed++;
+    }
+    puts(printed ? "" : " none");
 }
 
 static void print_service(const struct service_file *service, const struct service_view *view)
 {
-    struct limits limits = view->limits;
-    char value[LIMIT_VALUE_MAX];
-
     printf("%s: admission %s, %u process%s\n", service->name, admission_text[view->admission],
            view->processes, view->processes == 1 ? "" : "es");
     print_limits(&view->limits);
     print_totals(view);
     puts("processes");
-    printf("  %8s %-16s %8s %8s %10s %10s %10s  %s\n", "PID", "COMMAND", "CONNS", "PEAK",
-           "ACCEPTED", "HELD", "SHED", "CONNS-LIMIT");
+    printf("  %8s %-16s %8s %8s %10s %10s %10s %10s %10s  %s\n", "PID", "COMMAND", "CONNS", "PEAK",
+           "ACCEPTED", "HELD", "SHED", "BUFFER", "PAUSED", "LIMITS");
     for (unsigned i = 0; i < view->processes; i++) {
         const struct process_view *process = &view->process[i];
         const uint64_t *counter = process->counter;
-        limits.value[LIMIT_CONNS] = process->override_mask >> LIMIT_CONNS & 1
-                                        ? process->override[LIMIT_CONNS]
-                                        : view->limits.value[LIMIT_CONNS];
-        limits_format(&limits, LIMIT_CONNS, value, sizeof value);
-        printf(
-            "  %8d %-16s %8" PRIu64 " %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64 "  %s\n",
-            (int)process->pid, process->command, process->conns, counter[COUNTER_CONNS_PEAK],
-            counter[COUNTER_ACCEPTED], counter[COUNTER_HELD],
-            counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] + counter[COUNTER_SHED_LATE],
-            value);
+        printf("  %8d %-16s %8" PRIu64 " %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64
+               " %10" PRIu64 " %10" PRIu64 " ",
+               (int)process->pid, process->command, process->conns, counter[COUNTER_CONNS_PEAK],
+               counter[COUNTER_ACCEPTED], counter[COUNTER_HELD],
+               counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] +
+                   counter[COUNTER_SHED_LATE],
+               counter[COUNTER_BUFFER], counter[COUNTER_READS_PAUSED]);
+        print_own_limits(&view->limits, process);
     }
     puts("listeners");
     printf("  %8s %9s  %s\n", "QUEUE", "QUEUE-MAX", "ADDRESS");
-    for (unsigned i = 0; i < view->listeners; i++)
-        printf("  %8u %9u  %s\n", view->listener[i].queue, view->listener[i].queue_max,
-               view->listener[i].address);
+    for (unsigned i = 0; i < view->listeners; i++) {
+        const struct listener_view *listener = &view->listener[i];
+        printf("  %8u %9u  %s\n", listener->queue, listener->queue_max, listener->address);
+        if (listener->probed)
+            printf(
+                "                      probe: queue peak %u, accept wait p50 %.1f ms, p99 %.1f ms; "
+                "dropped %" PRIu64 ", refused by the gate %" PRIu64 "\n",
+                listener->peak, listener->wait_p50_us / 1000.0, listener->wait_p99_us / 1000.0,
+                listener->dropped, listener->refused);
+    }
 }
 
 int command_show(int argc, char **argv)

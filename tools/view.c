@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define PROBE_FRESH_NS UINT64_C(5000000000)
+
 struct kernel_sockets {
     struct sockdiag_entry *entry;
     size_t count, room;
@@ -130,17 +132,27 @@ static void view_processes(const struct segment *segment, struct service_view *v
             seen->override[j] = atomic_load(&process->override[j]);
     }
     view->totals[COUNTER_CONNS_PEAK] = atomic_load(&segment->conns_peak);
+    view->totals[COUNTER_BUFFER_PEAK] = atomic_load(&segment->buffer_peak);
 }
 
-static void count_holders(const struct segment_conn *conn, struct service_view *view,
-                          const uint16_t *process_at)
+static void count_holders(const struct segment_conn *conn, uint64_t queued,
+                          struct service_view *view, const uint16_t *process_at)
 {
     uint64_t holders = atomic_load(&conn->holders);
     for (unsigned i = 0; i < CONN_HOLDERS; i++) {
         uint64_t holder = holders >> 16 * i & 0xffff;
-        if (holder && holder <= SEGMENT_PROCESSES && process_at[holder - 1])
-            view->process[process_at[holder - 1] - 1].conns++;
+        if (!holder || holder > SEGMENT_PROCESSES || !process_at[holder - 1])
+            continue;
+        struct process_view *process = &view->process[process_at[holder - 1] - 1];
+        process->conns++;
+        process->counter[COUNTER_BUFFER] += queued;
     }
+}
+
+static void raise_peak(uint64_t counter[COUNTERS])
+{
+    if (counter[COUNTER_BUFFER_PEAK] < counter[COUNTER_BUFFER])
+        counter[COUNTER_BUFFER_PEAK] = counter[COUNTER_BUFFER];
 }
 
 static void view_connections(const struct segment *segment, const struct kernel_sockets *sockets,
@@ -151,6 +163,10 @@ static void view_connections(const struct segment *segment, const struct kernel_
 
     for (unsigned i = 0; i < view->processes; i++)
         process_at[view->process[i].index] = (uint16_t)(i + 1);
+    /* What the processes measured last gives way to what the kernel says now. */
+    for (unsigned i = 0; i < view->processes && sockets->complete; i++)
+        view->process[i].counter[COUNTER_BUFFER] = 0;
+    view->totals[COUNTER_BUFFER] = sockets->complete ? 0 : view->totals[COUNTER_BUFFER];
     for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
         const struct segment_conn *conn = &segment->conn[slot];
         if (conn_phase(atomic_load(&segment->conn_state[slot])) != CONN_OPEN)
@@ -159,9 +175,14 @@ static void view_connections(const struct segment *segment, const struct kernel_
         bool foreign = atomic_load(&conn->flags) & CONN_FOREIGN;
         if (sockets->complete && !foreign && (!socket || socket->inode == 0))
             continue;
+        uint64_t queued = sockets->complete && socket ? socket->queue : 0;
         view->conns++;
-        count_holders(conn, view, process_at);
+        view->totals[COUNTER_BUFFER] += queued;
+        count_holders(conn, queued, view, process_at);
     }
+    for (unsigned i = 0; i < view->processes; i++)
+        raise_peak(view->process[i].counter);
+    raise_peak(view->totals);
 }
 
 static void view_listeners(const struct segment *segment, const struct kernel_sockets *sockets,
@@ -182,6 +203,13 @@ static void view_listeners(const struct segment *segment, const struct kernel_so
         seen->asked_backlog = atomic_load(&listener->asked_backlog);
         seen->queue = socket->queue;
         seen->queue_max = socket->backlog + 1; /* what fits: see segment_backlog */
+        uint64_t probed = atomic_load(&listener->probed_ns), now = monotonic_ns();
+        seen->probed = probed && probed <= now && now - probed < PROBE_FRESH_NS;
+        seen->peak = atomic_load(&listener->probed_peak);
+        seen->wait_p50_us = atomic_load(&listener->probed_wait_p50_us);
+        seen->wait_p99_us = atomic_load(&listener->probed_wait_p99_us);
+        seen->dropped = atomic_load(&listener->probed_dropped);
+        seen->refused = atomic_load(&listener->probed_refused);
     }
 }
 
