@@ -50,6 +50,7 @@ struct admission {
     bool blocking;
     uint64_t deadline_ns; /* NEVER without SO_RCVTIMEO */
     unsigned refusals;
+    struct held_signals held;
 };
 
 /* What one attempt came to, besides a descriptor. */
@@ -371,16 +372,27 @@ static int attempt(struct admission *admission)
 /* --- waiting --- */
 
 /* Sleeps until room was made, or for the slice. False when a signal's handler ends the accept. */
-static bool sleep_for_room(uint32_t seen, uint64_t slice_ns, bool restartable)
+static bool sleep_for_room(struct held_signals *held, uint32_t seen, uint64_t slice_ns,
+                           bool restartable)
 {
     struct timespec wait = {.tv_sec = (time_t)(slice_ns / 1000000000),
                             .tv_nsec = (long)(slice_ns % 1000000000)};
     if (signals_mixed(restartable))
-        return signals_poll(-1, 0, MIXED_SLICE_MS, restartable) != WAIT_INTERRUPTED;
+        return signals_poll(held, -1, 0, MIXED_SLICE_MS, restartable) != WAIT_INTERRUPTED;
+    if (held->held && signals_ended_it(held, restartable))
+        return false;
     atomic_store(&service.segment->room_awaited, 1);
+    /* A futex takes no mask: what comes in right here is the same to the program as what comes
+     * right before it calls accept. */
+    signals_let_in(held);
     errno = 0;
     kernel_call(SYS_futex, &service.segment->room, FUTEX_WAIT, seen, &wait, NULL, 0);
-    return errno != EINTR || !signals_would_interrupt(restartable);
+    int error = errno;
+    if (error == EINTR && signals_would_interrupt(restartable))
+        return false;
+    if (signals_would_interrupt(restartable))
+        signals_hold(held);
+    return true;
 }
 
 static bool listener_broken(int fd)
@@ -410,7 +422,7 @@ static bool keep_watch(bool watches, uint64_t now)
 }
 
 /* Waits for a slot, one slice. True when the wait goes on; otherwise errno is set. */
-static bool wait_slice(const struct admission *admission, bool *watcher)
+static bool wait_slice(struct admission *admission, bool *watcher)
 {
     uint32_t seen = atomic_load(&service.segment->room);
     uint64_t now = monotonic_ns(), slice;
@@ -430,7 +442,7 @@ static bool wait_slice(const struct admission *admission, bool *watcher)
         admission_attend();
     if (!service_active() || connections_room() == RESERVED)
         return true;
-    if (sleep_for_room(seen, slice, admission->deadline_ns == NEVER))
+    if (sleep_for_room(&admission->held, seen, slice, admission->deadline_ns == NEVER))
         return true;
     errno = EINTR;
     return false;
@@ -446,7 +458,7 @@ static void stop_watching(void *argument)
 
 /* A blocking accept at the ceiling: until there is a slot. False with errno set when it must end.
  */
-static bool wait_in_slices(const struct admission *admission, bool *watcher)
+static bool wait_in_slices(struct admission *admission, bool *watcher)
 {
     while (service_active() && !listener_broken(admission->fd)) {
         pthread_testcancel();
@@ -458,7 +470,7 @@ static bool wait_in_slices(const struct admission *admission, bool *watcher)
     return true;
 }
 
-static bool wait_for_slot(const struct admission *admission)
+static bool wait_for_slot(struct admission *admission)
 {
     bool watcher = false, goes_on;
     admission_holds(admission->listener, admission->fd);
@@ -469,7 +481,7 @@ static bool wait_for_slot(const struct admission *admission)
 }
 
 /* A blocking accept with a slot in sight: until there is a client. As wait_for_slot. */
-static bool wait_for_client(const struct admission *admission)
+static bool wait_for_client(struct admission *admission)
 {
     for (;;) {
         uint64_t now = monotonic_ns(), left = NEVER;
@@ -482,8 +494,8 @@ static bool wait_for_client(const struct admission *admission)
         }
         if (admission_needs_attention() && (timeout < 0 || timeout > ATTENDED_POLL_MS))
             timeout = ATTENDED_POLL_MS;
-        enum wait_result result =
-            signals_poll(admission->fd, POLLIN, timeout, admission->deadline_ns == NEVER);
+        enum wait_result result = signals_poll(&admission->held, admission->fd, POLLIN, timeout,
+                                               admission->deadline_ns == NEVER);
         if (result == WAIT_READY)
             return true;
         if (result == WAIT_FAILED)
@@ -526,7 +538,7 @@ static int accept_nonblocking(struct admission *admission)
     return outcome;
 }
 
-static int accept_blocking(struct admission *admission)
+static int accept_until_served(struct admission *admission)
 {
     for (;;) {
         pthread_testcancel();
@@ -544,6 +556,15 @@ static int accept_blocking(struct admission *admission)
         if (outcome >= -1)
             return outcome;
     }
+}
+
+static int accept_blocking(struct admission *admission)
+{
+    int accepted;
+    pthread_cleanup_push(signals_let_in_at_end, &admission->held);
+    accepted = accept_until_served(admission);
+    pthread_cleanup_pop(1);
+    return accepted;
 }
 
 int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)

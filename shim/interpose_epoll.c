@@ -21,6 +21,10 @@ static int to_ms(int64_t nanoseconds)
 
 static int wait_real(const struct epoll_call *call, int64_t timeout_ns)
 {
+    /* A wait in slices lets signals in only while the kernel waits. */
+    if (call->signals)
+        return REAL(epoll_pwait)(call->set, call->events, call->events_max, to_ms(timeout_ns),
+                                 call->signals);
     return REAL(epoll_wait)(call->set, call->events, call->events_max, to_ms(timeout_ns));
 }
 

@@ -52,7 +52,10 @@ static int64_t next_slice(struct slices *slices, bool left_out, bool somebody_pe
         return left;
     bool watch = left_out || admission_needs_attention() || readiness_hidden();
     int64_t slice = flows_slice();
-    left = slice >= 0 && (left < 0 || slice < left) ? slice : left;
+    if (slice >= 0 && (left < 0 || slice < left)) {
+        signals_hold(&slices->held);
+        left = slice;
+    }
     return watch ? slices_next(slices, left) : left;
 }
 
@@ -139,6 +142,19 @@ static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t c
     return ready;
 }
 
+struct poll_wait {
+    struct pollfd *fds;
+    nfds_t count;
+    const struct timespec *timeout;
+    const sigset_t *signals;
+};
+
+static int wait_in_poll(void *argument)
+{
+    const struct poll_wait *wait = argument;
+    return REAL(ppoll)(wait->fds, wait->count, wait->timeout, wait->signals);
+}
+
 static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t count,
                          struct slices *slices, const sigset_t *signals)
 {
@@ -151,12 +167,15 @@ static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t coun
         bool left_out = mask_poll(scratch, fds, count, &somebody_pending);
         int64_t left = slices_left(slices);
         int64_t slice = next_slice(slices, left_out, somebody_pending, left);
-        int reported = REAL(ppoll)(scratch, count, to_timespec(slice, &time), signals);
+        struct poll_wait wait = {scratch, count, to_timespec(slice, &time),
+                                 signals_opened(&slices->held, signals)};
+        int reported = slices_wait(slices, wait_in_poll, &wait);
         if (reported < 0)
             return reported;
         int ready = settle_poll(fds, scratch, count);
         if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
             return ready;
+        signals_hold(&slices->held);
     }
 }
 
@@ -266,6 +285,20 @@ static void hand_out(const struct select_call *call)
             memcpy(call->sets[i], call->result[i], words(call->end) * sizeof(uint64_t));
 }
 
+struct select_wait {
+    const struct select_call *call;
+    const struct timespec *timeout;
+    const sigset_t *signals;
+};
+
+static int wait_in_select(void *argument)
+{
+    const struct select_wait *wait = argument;
+    uint64_t *const *result = wait->call->result;
+    return REAL(pselect)(wait->call->end, (void *)result[0], (void *)result[1], (void *)result[2],
+                         wait->timeout, wait->signals);
+}
+
 static int select_watching(const struct select_call *call, struct slices *slices,
                            const sigset_t *signals)
 {
@@ -278,8 +311,9 @@ static int select_watching(const struct select_call *call, struct slices *slices
         bool left_out = mask_select(call, &somebody_pending);
         int64_t left = slices_left(slices);
         int64_t slice = next_slice(slices, left_out, somebody_pending, left);
-        int reported = REAL(pselect)(call->end, (void *)call->result[0], (void *)call->result[1],
-                                     (void *)call->result[2], to_timespec(slice, &time), signals);
+        struct select_wait wait = {call, to_timespec(slice, &time),
+                                   signals_opened(&slices->held, signals)};
+        int reported = slices_wait(slices, wait_in_select, &wait);
         if (reported < 0)
             return reported;
         int ready = settle_select(call, reported);
@@ -287,6 +321,7 @@ static int select_watching(const struct select_call *call, struct slices *slices
             hand_out(call);
             return ready;
         }
+        signals_hold(&slices->held);
     }
 }
 

@@ -346,6 +346,17 @@ static int64_t shorter(int64_t left, int64_t slice)
     return slice >= 0 && (left < 0 || slice < left) ? slice : left;
 }
 
+struct epoll_wait {
+    const struct epoll_call *call;
+    int64_t timeout_ns;
+};
+
+static int wait_in_epoll(void *argument)
+{
+    const struct epoll_wait *wait = argument;
+    return wait->call->wait(wait->call, wait->timeout_ns);
+}
+
 int pausing_wait(const struct epoll_call *call, int64_t timeout_ns)
 {
     uint32_t mode = service_active() && !in_vfork_child ? flows_mode() : 0;
@@ -355,18 +366,26 @@ int pausing_wait(const struct epoll_call *call, int64_t timeout_ns)
         doubt_signs();
     metering_new_turn();
     struct slices slices = slices_start(timeout_ns);
+    int ready;
     for (;;) {
         flows_attend();
         int64_t left = slices_left(&slices), slice = shorter(left, flows_slice());
-        int reported = call->wait(call, slice);
+        if (slice != left)
+            signals_hold(&slices.held);
+        struct epoll_call opened = *call;
+        opened.signals = signals_opened(&slices.held, call->signals);
+        struct epoll_wait wait = {&opened, slice};
+        int reported = ready = slices_wait(&slices, wait_in_epoll, &wait);
         if (reported < 0)
-            return reported;
-        int ready = reported;
+            break;
         if (pausing_active() && reported > 0)
             ready = without_withheld(call->set, call->events, reported);
         if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
-            return ready;
+            break;
+        signals_hold(&slices.held);
     }
+    slices_end(&slices);
+    return ready;
 }
 
 /* --- poll and select --- */

@@ -324,11 +324,18 @@ static bool anybody_pending(struct watched_set *set)
     return pending;
 }
 
-static int wait_real(struct watched_set *set, const struct epoll_call *call, int64_t timeout_ns)
+struct epoll_wait {
+    struct watched_set *set;
+    struct epoll_call call;
+    int64_t timeout_ns;
+};
+
+static int wait_in_epoll(void *argument)
 {
-    atomic_fetch_add(&set->waiters, 1);
-    int ready = pausing_wait(call, timeout_ns);
-    atomic_fetch_sub(&set->waiters, 1);
+    const struct epoll_wait *wait = argument;
+    atomic_fetch_add(&wait->set->waiters, 1);
+    int ready = pausing_wait(&wait->call, wait->timeout_ns);
+    atomic_fetch_sub(&wait->set->waiters, 1);
     return ready;
 }
 
@@ -371,7 +378,9 @@ static int wait_watching(struct watched_set *set, const struct epoll_call *call,
         admission_attend();
         readiness_room_made();
         int64_t left = slices_left(slices), slice = next_slice(set, slices, left);
-        int reported = wait_real(set, call, slice);
+        struct epoll_wait wait = {set, *call, slice};
+        wait.call.signals = signals_opened(&slices->held, call->signals);
+        int reported = slices_wait(slices, wait_in_epoll, &wait);
         if (reported < 0 || (!admission_active() && reported > 0))
             return reported;
         int ready = reported > 0 ? without_hidden(set, call->events, reported) : 0;
@@ -382,6 +391,7 @@ static int wait_watching(struct watched_set *set, const struct epoll_call *call,
         /* A set shared with another process goes on reporting what is only filtered. */
         if (reported > 0 && set->inherited_from)
             nap();
+        signals_hold(&slices->held);
     }
 }
 

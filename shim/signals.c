@@ -59,53 +59,125 @@ bool signals_mixed(bool restartable)
     return restartable && atomic_load(&restarting) && atomic_load(&interrupting);
 }
 
-struct watch {
-    uint64_t before; /* the thread's signal mask */
-    int fd;
-};
+/* --- holding back --- */
+
+#define SIGNAL(number) (UINT64_C(1) << ((number)-1))
+
+/* What the processor raises cannot wait; 32 and 33 are glibc's, for pthread_cancel and setuid. */
+#define NEVER_HELD                                                                                 \
+    (SIGNAL(SIGSEGV) | SIGNAL(SIGBUS) | SIGNAL(SIGFPE) | SIGNAL(SIGILL) | SIGNAL(SIGTRAP) |        \
+     SIGNAL(SIGSYS) | SIGNAL(32) | SIGNAL(33))
+
+static uint64_t bits(const sigset_t *set)
+{
+    uint64_t first;
+    memcpy(&first, set, sizeof first); /* the kernel's set is the first word of glibc's */
+    return first;
+}
+
+void signals_hold(struct held_signals *held)
+{
+    uint64_t all = ~NEVER_HELD;
+    if (held->held)
+        return;
+    int saved = errno;
+    sigemptyset(&held->before);
+    kernel_call(SYS_rt_sigprocmask, SIG_BLOCK, &all, &held->before, sizeof all);
+    held->held = true;
+    errno = saved;
+}
+
+void signals_let_in(struct held_signals *held)
+{
+    if (!held->held)
+        return;
+    int saved = errno;
+    held->held = false;
+    kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, &held->before, NULL, sizeof(uint64_t));
+    errno = saved;
+}
+
+void signals_let_in_at_end(void *held)
+{
+    signals_let_in(held);
+}
+
+const sigset_t *signals_opened(const struct held_signals *held, const sigset_t *asked)
+{
+    return asked || !held->held ? asked : &held->before;
+}
+
+bool signals_ended_it(struct held_signals *held, bool restartable)
+{
+    uint64_t pending = 0, handled = atomic_load(&interrupting);
+    if (!restartable)
+        handled |= atomic_load(&restarting);
+    kernel_call(SYS_rt_sigpending, &pending, sizeof pending);
+    if ((pending & ~bits(&held->before)) == 0)
+        return false;
+    signals_let_in(held);
+    signals_hold(held);
+    return pending & handled & ~bits(&held->before);
+}
+
+/* --- waiting --- */
 
 static void end_watch(void *argument)
 {
-    struct watch *watch = argument;
-    kernel_call(SYS_close, watch->fd);
-    kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, &watch->before, NULL, sizeof watch->before);
+    const int *fd = argument;
+    kernel_call(SYS_close, *fd);
+}
+
+static const struct timespec *to_timespec(int milliseconds, struct timespec *out)
+{
+    *out =
+        (struct timespec){.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000L};
+    return milliseconds < 0 ? NULL : out;
 }
 
 /*
- * With handlers of both kinds: holds them all back, learns from a signalfd that one is due, sees
- * which kind it is, and only then lets it run.
+ * With handlers of both kinds: learns from a signalfd that one is due, sees which kind it is, and
+ * only then lets it run.
  */
-static enum wait_result poll_watching(int fd, short events, int timeout_ms)
+static enum wait_result poll_watching(struct held_signals *held, int fd, short events,
+                                      const struct timespec *timeout)
 {
-    uint64_t caught = atomic_load(&restarting) | atomic_load(&interrupting), pending = 0;
+    uint64_t handled = atomic_load(&restarting) | atomic_load(&interrupting), pending = 0;
     struct pollfd fds[] = {{.fd = fd, .events = events}, {.fd = -1, .events = POLLIN}};
-    struct watch watch = {0};
-    int ready;
+    sigset_t mask = held->before;
+    int ready, watch;
 
-    kernel_call(SYS_rt_sigprocmask, SIG_BLOCK, &caught, &watch.before, sizeof caught);
-    caught &= ~watch.before; /* what the program blocks itself stays none of our business */
-    watch.fd = (int)kernel_call(SYS_signalfd4, -1, &caught, sizeof caught, SOCK_CLOEXEC);
+    handled &= ~bits(&mask); /* what the program blocks itself stays none of our business */
+    uint64_t without_handled = bits(&mask) | handled;
+    memcpy(&mask, &without_handled, sizeof without_handled);
+    watch = (int)kernel_call(SYS_signalfd4, -1, &handled, sizeof handled, SOCK_CLOEXEC);
     pthread_cleanup_push(end_watch, &watch);
-    fds[1].fd = watch.fd;
-    ready = REAL(poll)(fds, 2, timeout_ms);
+    fds[1].fd = watch;
+    ready = REAL(ppoll)(fds, 2, timeout, &mask);
     if (ready > 0 && fds[0].revents == 0)
         kernel_call(SYS_rt_sigpending, &pending, sizeof pending);
-    pthread_cleanup_pop(1); /* handlers run here */
+    pthread_cleanup_pop(1);
     if (ready == 0)
         return WAIT_TIMED_OUT;
     if (ready > 0 && fds[0].revents)
         return WAIT_READY;
-    return ready < 0 || pending & caught & atomic_load(&interrupting) ? WAIT_INTERRUPTED
-                                                                      : WAIT_TIMED_OUT;
+    signals_let_in(held); /* handlers run here */
+    signals_hold(held);
+    return ready < 0 || pending & handled & atomic_load(&interrupting) ? WAIT_INTERRUPTED
+                                                                       : WAIT_TIMED_OUT;
 }
 
-enum wait_result signals_poll(int fd, short events, int timeout_ms, bool restartable)
+enum wait_result signals_poll(struct held_signals *held, int fd, short events, int timeout_ms,
+                              bool restartable)
 {
     struct pollfd waited_for = {.fd = fd, .events = events};
+    struct timespec time;
+    const struct timespec *timeout = to_timespec(timeout_ms, &time);
 
+    signals_hold(held);
     if (signals_mixed(restartable))
-        return poll_watching(fd, events, timeout_ms);
-    int ready = REAL(poll)(&waited_for, 1, timeout_ms);
+        return poll_watching(held, fd, events, timeout);
+    int ready = REAL(ppoll)(&waited_for, 1, timeout, &held->before);
     if (ready > 0)
         return WAIT_READY;
     if (ready == 0)

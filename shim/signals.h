@@ -7,20 +7,47 @@
 #ifndef BACKPRESSURE_SIGNALS_H
 #define BACKPRESSURE_SIGNALS_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 enum wait_result { WAIT_READY, WAIT_TIMED_OUT, WAIT_INTERRUPTED, WAIT_FAILED };
 
 /*
+ * A wait made of several kernel calls keeps signals out of its own work in between: a handler that
+ * ran there would not end the next call, and the program would never hear of it. They come in
+ * while the kernel waits, through the mask that ppoll and its kin take.
+ */
+struct held_signals {
+    sigset_t before; /* the thread's mask, as the program set it */
+    bool held;
+};
+
+/* Holds back what can wait; does nothing when it is done already. Keeps errno. */
+void signals_hold(struct held_signals *held);
+
+/* Ends that: handlers of what came meanwhile run here. Keeps errno. */
+void signals_let_in(struct held_signals *held);
+
+/* The same, for pthread_cleanup_push. */
+void signals_let_in_at_end(void *held);
+
+/* The mask for the kernel's wait: `asked`, the program's own for this call, or what it had. */
+const sigset_t *signals_opened(const struct held_signals *held, const sigset_t *asked);
+
+/*
  * Waits until `fd` (-1: none) is ready for `events` (of poll) or in error, at most `timeout_ms`
  * (-1: for ever). A cancellation point. `restartable` is whether a handler with SA_RESTART lets the
- * wait go on.
+ * wait go on. From the first call on signals are held, until the caller lets them in.
  */
-enum wait_result signals_poll(int fd, short events, int timeout_ms, bool restartable);
+enum wait_result signals_poll(struct held_signals *held, int fd, short events, int timeout_ms,
+                              bool restartable);
 
 /* Whether handlers of both kinds exist, so that only signals_poll can tell which one ran. */
 bool signals_mixed(bool restartable);
+
+/* Lets in what came while signals were held; whether accept would have ended with EINTR. */
+bool signals_ended_it(struct held_signals *held, bool restartable);
 
 /* After a wait that cannot be made restartable ended with EINTR: whether accept would have, too. */
 bool signals_would_interrupt(bool restartable);

@@ -5,6 +5,8 @@
 #include "listeners.h"
 #include "service.h"
 
+#include <pthread.h>
+
 #define MILLISECOND INT64_C(1000000)
 #define SLICE_NS (8 * MILLISECOND)
 #define SLICE_DEALT_OUT_NS (16 * MILLISECOND)
@@ -54,6 +56,7 @@ int64_t slices_next(struct slices *slices, int64_t left)
     if (!slices->counted) {
         atomic_fetch_add(&service_self()->slicing, 1);
         slices->counted = 1;
+        signals_hold(&slices->held);
     }
     int64_t slice = slice_length(slices->turn++);
     uint64_t rate_wait = connections_rate_wait();
@@ -62,9 +65,26 @@ int64_t slices_next(struct slices *slices, int64_t left)
     return left >= 0 && left < slice ? left : slice;
 }
 
+static void end_at_cancellation(void *slices)
+{
+    slices_end(slices);
+}
+
+int slices_wait(struct slices *slices, int (*wait)(void *), void *argument)
+{
+    int result;
+    if (!slices->held.held)
+        return wait(argument);
+    pthread_cleanup_push(end_at_cancellation, slices);
+    result = wait(argument);
+    pthread_cleanup_pop(0);
+    return result;
+}
+
 void slices_end(struct slices *slices)
 {
     if (slices->counted && atomic_load(&service_self()->slicing) > 0)
         atomic_fetch_sub(&service_self()->slicing, 1);
     slices->counted = 0;
+    signals_let_in(&slices->held);
 }

@@ -10,6 +10,8 @@
 #ifndef BACKPRESSURE_SLICES_H
 #define BACKPRESSURE_SLICES_H
 
+#include "signals.h"
+
 #include <stdint.h>
 
 /* One wait: how far it is, and what is left of its time. */
@@ -18,6 +20,7 @@ struct slices {
     uint64_t deadline_ns;
     unsigned turn;
     int counted;
+    struct held_signals held; /* from the first slice on */
 };
 
 struct slices slices_start(int64_t timeout_ns);
@@ -28,7 +31,10 @@ int64_t slices_left(const struct slices *slices);
 /* The next sleep, at most `left`. */
 int64_t slices_next(struct slices *slices, int64_t left);
 
-/* The wait is over. */
+/* One wait in the kernel, which a cancelled thread leaves with everything in order. */
+int slices_wait(struct slices *slices, int (*wait)(void *), void *argument);
+
+/* The wait is over. Keeps errno. */
 void slices_end(struct slices *slices);
 
 #endif

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -103,13 +104,14 @@ void writing_passed(int fd, struct flow *flow, size_t wanted, ssize_t result, bo
 struct patience {
     uint64_t deadline_ns; /* NEVER without SO_SNDTIMEO */
     bool restartable;
+    struct held_signals held;
 };
 
 static struct patience patience_of(int fd)
 {
     struct timeval timeout = {0};
     socklen_t length = sizeof timeout;
-    struct patience patience = {NEVER, true};
+    struct patience patience = {.deadline_ns = NEVER, .restartable = true};
     if (kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, &length) == 0 &&
         (timeout.tv_sec || timeout.tv_usec)) {
         patience.deadline_ns = monotonic_ns() + (uint64_t)timeout.tv_sec * 1000000000 +
@@ -129,7 +131,7 @@ static bool is_blocking(int fd, int flags)
 }
 
 /* One turn. False with errno set when the write must end. */
-static bool wait_for_room(int fd, struct flow *flow, const struct patience *patience, bool partly)
+static bool wait_for_room(int fd, struct flow *flow, struct patience *patience, bool partly)
 {
     uint64_t now = monotonic_ns();
     int timeout = flow_signs(flow) & FLOW_STARVED ? WAIT_MS : WAIT_LONG_MS;
@@ -143,7 +145,10 @@ static bool wait_for_room(int fd, struct flow *flow, const struct patience *pati
     uint64_t left_ms = (patience->deadline_ns - now + 999999) / 1000000;
     timeout = left_ms < (uint64_t)timeout ? (int)left_ms : timeout;
     /* What was taken is reported when a signal comes, even if its handler restarts calls. */
-    enum wait_result result = signals_poll(fd, POLLOUT, timeout, patience->restartable && !partly);
+    enum wait_result result;
+    pthread_cleanup_push(signals_let_in_at_end, &patience->held);
+    result = signals_poll(&patience->held, fd, POLLOUT, timeout, patience->restartable && !partly);
+    pthread_cleanup_pop(0);
     if (result == WAIT_INTERRUPTED)
         errno = EINTR;
     if (result == WAIT_INTERRUPTED || result == WAIT_FAILED)
@@ -215,10 +220,10 @@ static ssize_t end(struct flow *flow, size_t done, int error)
     return (ssize_t)done;
 }
 
-ssize_t writing_vector(int fd, struct flow *flow, const struct iovec *vector, int count, int flags)
+static ssize_t write_vector(int fd, struct flow *flow, const struct iovec *vector, int count,
+                            int flags, struct patience *patience)
 {
     struct rest rest = {.next = vector, .count = (size_t)count};
-    struct patience patience = {0, true};
     size_t total = length_of(vector, (size_t)count), done = 0;
     bool asked = false;
     int late = writing_late_error(flow);
@@ -248,13 +253,22 @@ ssize_t writing_vector(int fd, struct flow *flow, const struct iovec *vector, in
             return end(flow, done, EAGAIN);
         }
         if (!asked)
-            patience = patience_of(fd);
+            *patience = patience_of(fd);
         asked = true;
-        if (!wait_for_room(fd, flow, &patience, done > 0))
+        if (!wait_for_room(fd, flow, patience, done > 0))
             return end(flow, done, errno);
         if (!service_active())
             return done ? (ssize_t)done : send_rest(fd, &rest, flags, &offered);
     }
+}
+
+ssize_t writing_vector(int fd, struct flow *flow, const struct iovec *vector, int count, int flags)
+{
+    struct patience patience;
+    patience.held.held = false;
+    ssize_t result = write_vector(fd, flow, vector, count, flags, &patience);
+    signals_let_in(&patience.held);
+    return result;
 }
 
 ssize_t writing_message(int fd, struct flow *flow, const struct msghdr *message, int flags)
@@ -288,10 +302,10 @@ static size_t piece(int fd, const struct flow *flow)
     return room > PIECE_LEAST ? (size_t)room : PIECE_LEAST;
 }
 
-ssize_t writing_pieces(int fd, struct flow *flow, size_t count,
-                       ssize_t (*send)(size_t count, void *context), void *context)
+static ssize_t write_pieces(int fd, struct flow *flow, size_t count,
+                            ssize_t (*send)(size_t count, void *context), void *context,
+                            struct patience *patience)
 {
-    struct patience patience = {0, true};
     size_t done = 0;
     bool asked = false;
     int late = writing_late_error(flow);
@@ -307,9 +321,9 @@ ssize_t writing_pieces(int fd, struct flow *flow, size_t count,
     while (done < count && service_active()) {
         if (!has_room(fd) && !fell_short(fd, flow, count - done)) {
             if (!asked)
-                patience = patience_of(fd);
+                *patience = patience_of(fd);
             asked = true;
-            if (!wait_for_room(fd, flow, &patience, done > 0))
+            if (!wait_for_room(fd, flow, patience, done > 0))
                 return end(flow, done, errno);
             continue;
         }
@@ -326,4 +340,14 @@ ssize_t writing_pieces(int fd, struct flow *flow, size_t count,
     }
     went_whole(flow);
     return (ssize_t)done;
+}
+
+ssize_t writing_pieces(int fd, struct flow *flow, size_t count,
+                       ssize_t (*send)(size_t count, void *context), void *context)
+{
+    struct patience patience;
+    patience.held.held = false;
+    ssize_t result = write_pieces(fd, flow, count, send, context, &patience);
+    signals_let_in(&patience.held);
+    return result;
 }

@@ -5,9 +5,19 @@
 # TSan. `run.sh NAME...` runs only the steps whose name contains one of these.
 set -u
 cd "$(dirname "$0")/.."
+readonly LONGEST_S=400
 steps_passed=0
 steps_failed=()
 chosen=("$@")
+
+# A test that hangs fails; it does not take the whole run with it. 124 is timeout's own exit code.
+bounded() {
+    timeout --kill-after=10 "$LONGEST_S" "$@" || {
+        local code=$?
+        [ $code != 124 ] || echo "${!#}: not done within $LONGEST_S s, ended"
+        return $code
+    }
+}
 
 wanted() {
     [ ${#chosen[@]} = 0 ] && return 0
@@ -24,7 +34,9 @@ step() {
     shift
     wanted "$name" || return 0
     echo "=== $name"
-    if "$@"; then
+    local run=()
+    [ -x "$1" ] && run=(bounded)
+    if "${run[@]}" "$@"; then
         steps_passed=$((steps_passed + 1))
         echo "=== $name: passed ($((SECONDS - started)) s)"
     else
@@ -36,7 +48,7 @@ step() {
 under_shim() {
     local limits=$1
     shift
-    LD_PRELOAD=${RUNTIME:+$RUNTIME:}$PWD/$BUILD/libbackpressure.so \
+    bounded env LD_PRELOAD="${RUNTIME:+$RUNTIME:}$PWD/$BUILD/libbackpressure.so" \
         BACKPRESSURE="name=test-$$-$RANDOM $limits" "$@"
 }
 
@@ -45,12 +57,12 @@ build_with() {
 }
 
 semantics() {
-    "$BUILD"/tests/test_semantics && under_shim conns=1 "$BUILD"/tests/test_semantics
+    bounded "$BUILD"/tests/test_semantics && under_shim conns=1 "$BUILD"/tests/test_semantics
 }
 
 output() {
     local limits
-    "$BUILD"/tests/test_output || return 1
+    bounded "$BUILD"/tests/test_output || return 1
     for limits in conn-buffer=4K buffer=64K "buffer=1G stall=60s" "send-rate=1G conn-send-rate=1G"; do
         under_shim "$limits" "$BUILD"/tests/test_output || return 1
     done
@@ -58,13 +70,13 @@ output() {
 
 scale() {
     ulimit -n "$(ulimit -Hn)"
-    "$BUILD"/tests/test_scale && under_shim "total-conns=60000 peer-conns=60000" "$BUILD"/tests/test_scale
+    bounded "$BUILD"/tests/test_scale && under_shim "total-conns=60000 peer-conns=60000" "$BUILD"/tests/test_scale
 }
 
 units() {
     local failed=0
     for test in limits segment busy; do
-        "$BUILD"/tests/test_$test || failed=1
+        bounded "$BUILD"/tests/test_$test || failed=1
     done
     return $failed
 }

@@ -161,6 +161,15 @@ static void start(struct call *call)
     until_asleep(call);
 }
 
+/* Joins the thread, which has to come to its end: a lost wake-up fails, it does not hang. */
+static void finish(const struct call *call)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
+    assert_int_equal(pthread_timedjoin_np(call->thread, NULL, &until), 0);
+}
+
 static void until_handled(int times)
 {
     for (int i = 0; i < 5000 && atomic_load(&handled) < times; i++)
@@ -193,7 +202,7 @@ static void blocked_accept_gets_in_when_there_is_room(void **state)
     (void)state;
     start(&call);
     int client = make_room();
-    pthread_join(call.thread, NULL);
+    finish(&call);
     assert_true(call.result >= 0);
     close(call.result);
     close(client);
@@ -206,7 +215,7 @@ static void handler_without_restart_interrupts(void **state)
     catch (SIGUSR1, 0);
     start(&call);
     pthread_kill(call.thread, SIGUSR1);
-    pthread_join(call.thread, NULL);
+    finish(&call);
     ignore_again(SIGUSR1);
     assert_int_equal(call.result, -1);
     assert_int_equal(call.error, EINTR);
@@ -226,7 +235,7 @@ static void handler_with_restart_does_not(void **state)
         assert_false(atomic_load(&call.done));
     }
     int client = make_room();
-    pthread_join(call.thread, NULL);
+    finish(&call);
     ignore_again(SIGUSR1);
     assert_true(call.result >= 0);
     close(call.result);
@@ -246,7 +255,7 @@ static void restarting_and_interrupting_handlers_side_by_side(void **state)
     until_asleep(&call);
     assert_false(atomic_load(&call.done));
     pthread_kill(call.thread, SIGUSR2);
-    pthread_join(call.thread, NULL);
+    finish(&call);
     ignore_again(SIGUSR1);
     ignore_again(SIGUSR2);
     assert_int_equal(call.result, -1);
@@ -263,7 +272,7 @@ static void receive_timeout_makes_every_handler_interrupt(void **state)
     catch (SIGUSR1, SA_RESTART);
     start(&call);
     pthread_kill(call.thread, SIGUSR1);
-    pthread_join(call.thread, NULL);
+    finish(&call);
     ignore_again(SIGUSR1);
     assert_int_equal(call.result, -1);
     assert_int_equal(call.error, EINTR); /* signal(7): timeouts are never restarted */
@@ -287,7 +296,7 @@ static void shutdown_ends_a_blocked_accept(void **state)
     (void)state;
     start(&call);
     shutdown(listener, SHUT_RDWR);
-    pthread_join(call.thread, NULL);
+    finish(&call);
     assert_int_equal(call.result, -1);
     assert_int_equal(call.error, EINVAL);
 }
@@ -372,10 +381,83 @@ static void signals_interrupt_poll(void **state)
     assert_int_equal(pthread_create(&call.thread, NULL, poll_in_thread, &call), 0);
     until_asleep(&call);
     pthread_kill(call.thread, SIGUSR1);
-    pthread_join(call.thread, NULL);
+    finish(&call);
     ignore_again(SIGUSR1);
     assert_int_equal(call.result, -1);
     assert_int_equal(call.error, EINTR);
+}
+
+static int wait_with_accept(void)
+{
+    return accept(listener, NULL, NULL);
+}
+
+static int wait_with_poll(void)
+{
+    struct pollfd fds = {.fd = listener, .events = POLLIN};
+    return poll(&fds, 1, -1);
+}
+
+static int wait_with_select(void)
+{
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(listener, &set);
+    return select(listener + 1, &set, NULL, NULL, NULL);
+}
+
+static int wait_with_epoll(void)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int set = epoll_create1(0);
+    epoll_ctl(set, EPOLL_CTL_ADD, listener, &event);
+    int result = epoll_wait(set, &event, 1, -1);
+    int error = errno;
+    close(set);
+    errno = error;
+    return result;
+}
+
+#define INTERRUPTIONS 100
+
+struct interrupted {
+    struct call call;
+    int (*wait)(void);
+    _Atomic int waits, wrong;
+};
+
+static void *wait_again_and_again(void *argument)
+{
+    struct interrupted *interrupted = argument;
+    atomic_store(&interrupted->call.thread_id, gettid());
+    for (int i = 0; i < INTERRUPTIONS; i++) {
+        if (interrupted->wait() != -1 || errno != EINTR)
+            atomic_fetch_add(&interrupted->wrong, 1);
+        atomic_fetch_add(&interrupted->waits, 1);
+    }
+    return NULL;
+}
+
+/* Also the signal that comes while the shim looks for room, between two turns of its wait. */
+static void every_signal_ends_a_wait(void **state)
+{
+    struct interrupted interrupted = {.wait = *(int (**)(void)) * state};
+    catch (SIGUSR1, 0);
+    assert_int_equal(
+        pthread_create(&interrupted.call.thread, NULL, wait_again_and_again, &interrupted), 0);
+    for (int i = 0; i < INTERRUPTIONS; i++) {
+        for (int naps = 0; atomic_load(&interrupted.waits) < i && naps < 5000; naps++)
+            nap();
+        assert_int_equal(atomic_load(&interrupted.waits), i);
+        until_asleep(&interrupted.call);
+        /* At some moment of the sixteen milliseconds that follow. */
+        for (double until = now() + (i * 7919 % 16000) / 1e6; now() < until;)
+            ;
+        pthread_kill(interrupted.call.thread, SIGUSR1);
+    }
+    finish(&interrupted.call);
+    ignore_again(SIGUSR1);
+    assert_int_equal(interrupted.wrong, 0);
 }
 
 static void ppoll_opens_its_signal_mask(void **state)
@@ -536,8 +618,18 @@ static void set_within_a_set(void **state)
             (void *)(uintptr_t)(index)                                                             \
     }
 
+#define SIGNAL_TEST(call)                                                                          \
+    {                                                                                              \
+        "every_signal_ends_a_wait, " #call, every_signal_ends_a_wait, set_up, tear_down,           \
+            &waits_with_##call                                                                     \
+    }
+
 int main(void)
 {
+    static int (*waits_with_accept)(void) = wait_with_accept;
+    static int (*waits_with_poll)(void) = wait_with_poll;
+    static int (*waits_with_select)(void) = wait_with_select;
+    static int (*waits_with_epoll)(void) = wait_with_epoll;
     const struct CMUnitTest tests[] = {
         TEST(nonblocking_accept_says_eagain),
         TEST(receive_timeout_ends_accept),
@@ -553,6 +645,10 @@ int main(void)
         TEST(poll_reports_room),
         TEST(poll_reports_what_else_is_ready),
         TEST(signals_interrupt_poll),
+        SIGNAL_TEST(accept),
+        SIGNAL_TEST(poll),
+        SIGNAL_TEST(select),
+        SIGNAL_TEST(epoll),
         TEST(ppoll_opens_its_signal_mask),
         TEST(select_waits_and_tells_what_is_left),
         TEST(select_leaves_the_other_sets_right),
