@@ -34,6 +34,8 @@ enum {
     FLOW_STARVED = 256,        /* would have been given more credit, had there been any */
     FLOW_NONBLOCKING = 512,    /* O_NONBLOCK as last seen */
     FLOW_FOUND_BY_DATA = 1024, /* events in its set can be traced to it */
+    FLOW_REARMED = 4096,       /* with EPOLLONESHOT: we armed it once ourselves; from then on */
+    FLOW_HANDED_OUT = 8192,    /* the program was told and has not armed it again */
     FLOW_HUNGRY = 2048,        /* wants more than its share of send-rate */
 };
 
@@ -126,7 +128,8 @@ static inline uint32_t flow_signs(const struct flow *flow)
 /* Nothing was withheld from it and nothing stands still: the usual case, with nothing to do. */
 static inline bool flow_untroubled(const struct flow *flow)
 {
-    return (flow_signs(flow) & ~(uint32_t)(FLOW_NONBLOCKING | FLOW_FOUND_BY_DATA)) == 0;
+    return (flow_signs(flow) & ~(uint32_t)(FLOW_NONBLOCKING | FLOW_FOUND_BY_DATA | FLOW_REARMED |
+                                           FLOW_HANDED_OUT)) == 0;
 }
 
 /* The mode or the grant changed: works out anew whether its writes must be looked after. */

@@ -28,6 +28,7 @@ static struct spinlock lock; /* whoever changes what the kernel's set reports */
 static _Thread_local uint32_t told[TOLD_MAX] __attribute__((tls_model("initial-exec")));
 static _Thread_local unsigned told_count __attribute__((tls_model("initial-exec")));
 static _Atomic uint32_t withholding; /* flows with a sign */
+static _Atomic bool rearmed;         /* a flow with FLOW_REARMED exists, or did */
 
 static uint32_t place(int set, uint64_t data)
 {
@@ -70,9 +71,18 @@ static struct flow *find(int set, uint64_t data)
     return NULL;
 }
 
-static long watch(const struct flow *flow, uint32_t events)
+/*
+ * With EPOLLONESHOT the kernel reports once for each time the program arms a descriptor, and
+ * threads rely on it. An arm of ours could make that twice, so that from the first one on events
+ * are handed out only while the program has not been told since it armed.
+ */
+static long watch(struct flow *flow, uint32_t events)
 {
     struct epoll_event event = {.events = events};
+    if (events & EPOLLONESHOT) {
+        flow_sign(flow, FLOW_REARMED, 0);
+        atomic_store(&rearmed, true);
+    }
     event.data.u64 = atomic_load(&flow->data);
     return kernel_call(SYS_epoll_ctl, atomic_load(&flow->set), EPOLL_CTL_MOD,
                        atomic_load(&flow->fd), &event);
@@ -110,7 +120,7 @@ static void hand_back(struct flow *flow)
     uint32_t signs = flow_signs(flow);
     if (!has_sign(signs) && signs & (FLOW_OWED | FLOW_OUT_OF_SIGHT)) {
         flow_sign(flow, 0, FLOW_OWED | FLOW_OUT_OF_SIGHT | FLOW_PAUSE_COUNTED);
-        if (atomic_load(&flow->set) >= 0)
+        if (atomic_load(&flow->set) >= 0 && !(signs & FLOW_HANDED_OUT))
             watch(flow, atomic_load(&flow->events));
     }
     spinlock_give(&lock);
@@ -210,7 +220,7 @@ static void forget_watch(struct flow *flow)
 {
     change(flow, 0,
            FLOW_SIGNS | FLOW_FALSE_SIGN | FLOW_TOLD_WRITABLE | FLOW_OWED | FLOW_OUT_OF_SIGHT |
-               FLOW_PAUSE_COUNTED | FLOW_FOUND_BY_DATA);
+               FLOW_PAUSE_COUNTED | FLOW_FOUND_BY_DATA | FLOW_REARMED | FLOW_HANDED_OUT);
     atomic_store(&flow->set, -1);
 }
 
@@ -219,9 +229,17 @@ void pausing_forget(struct flow *flow)
     forget_watch(flow);
 }
 
+struct watched {
+    int set, fd;
+    uint32_t events, signs;
+    uint64_t data;
+};
+
 static void note_watch(struct flow *flow, int set, int fd, const struct epoll_event *event)
 {
     uint32_t events = event->events;
+    /* FLOW_REARMED belongs to the kernel's entry, which another set's is not. */
+    uint32_t foreign = atomic_load(&flow->set) == set ? 0 : FLOW_REARMED;
     atomic_store_explicit(&flow->fd, fd, memory_order_relaxed);
     atomic_store_explicit(&flow->events, events, memory_order_relaxed);
     if (!is_watched_as(flow, set, event->data.u64) || !(flow_signs(flow) & FLOW_FOUND_BY_DATA)) {
@@ -231,7 +249,9 @@ static void note_watch(struct flow *flow, int set, int fd, const struct epoll_ev
     }
     uint32_t had = flow_signs(flow);
     /* The kernel looks anew now: whatever was withheld it reports by itself. */
-    uint32_t clear = FLOW_OWED | FLOW_OUT_OF_SIGHT | FLOW_FALSE_SIGN | FLOW_WANTS_ROOM, wants = 0;
+    uint32_t clear = FLOW_OWED | FLOW_OUT_OF_SIGHT | FLOW_FALSE_SIGN | FLOW_WANTS_ROOM |
+                     FLOW_HANDED_OUT | foreign,
+             wants = 0;
     bool both = events & READABLE && events & WRITABLE;
     if (!both || !(events & EPOLLET))
         clear |= FLOW_FELL_SHORT;
@@ -243,20 +263,57 @@ static void note_watch(struct flow *flow, int set, int fd, const struct epoll_ev
         change(flow, wants, clear & ~wants);
 }
 
+/* What was noted of a call that failed. */
+static void take_back(struct flow *flow, const struct watched *before)
+{
+    if (before->set < 0) {
+        forget_watch(flow);
+        return;
+    }
+    struct epoll_event event = {.events = before->events, .data.u64 = before->data};
+    note_watch(flow, before->set, before->fd, &event);
+    flow_sign(flow, before->signs & FLOW_HANDED_OUT, 0);
+    if (before->signs & (FLOW_OWED | FLOW_OUT_OF_SIGHT))
+        watch(flow, before->events);
+}
+
+/* Noted before the kernel knows: another thread may be told of the event before it returns here. */
+static int control_noted(struct flow *flow, int set, int operation, int fd,
+                         struct epoll_event *event)
+{
+    struct epoll_event asked = *event;
+    struct watched before = {atomic_load(&flow->set), atomic_load(&flow->fd),
+                             atomic_load(&flow->events), flow_signs(flow),
+                             atomic_load(&flow->data)};
+    note_watch(flow, set, fd, &asked);
+    int result = REAL(epoll_ctl)(set, operation, fd, event);
+    if (result < 0) {
+        int saved = errno;
+        take_back(flow, &before);
+        errno = saved;
+    }
+    return result;
+}
+
 int pausing_control(int set, int operation, int fd, struct epoll_event *event)
 {
     struct flow *flow = flow_at(descriptor_at(fd));
-    struct epoll_event asked = {0};
     if (!flow || (operation != EPOLL_CTL_DEL && !event))
         return REAL(epoll_ctl)(set, operation, fd, event);
-    if (event)
-        asked = *event;
-    int result = REAL(epoll_ctl)(set, operation, fd, event), saved = errno;
-    if (result == 0 && operation != EPOLL_CTL_DEL)
-        note_watch(flow, set, fd, &asked);
-    else if (result == 0 && atomic_load(&flow->set) == set)
-        forget_watch(flow);
-    errno = saved;
+    int result;
+    if (operation == EPOLL_CTL_DEL) {
+        result = REAL(epoll_ctl)(set, operation, fd, event);
+        if (result == 0 && atomic_load(&flow->set) == set)
+            forget_watch(flow);
+    } else if (flow_signs(flow) & FLOW_REARMED) {
+        spinlock_take(&lock); /* one arm at a time, each with its note: see keep */
+        result = control_noted(flow, set, operation, fd, event);
+        int saved = errno;
+        spinlock_give(&lock);
+        errno = saved;
+    } else {
+        result = control_noted(flow, set, operation, fd, event);
+    }
     return result;
 }
 
@@ -296,22 +353,44 @@ static bool withhold(struct flow *flow, struct epoll_event *event)
         spinlock_give(&lock);
         return true;
     }
-    /* Level-triggered, it would be reported for ever; with one shot, that one was used up. */
     event->events &= ~(uint32_t)READABLE;
     bool remains = event->events != 0, one_shot = events & EPOLLONESHOT;
-    if (!edge && !(one_shot && remains) && watch(flow, events & ~(uint32_t)READABLE) == 0)
+    if (one_shot) {
+        /* What remains the program answers by arming it again; else the shot was used up. */
+        flow_sign(flow, 0, remains ? FLOW_OWED | FLOW_OUT_OF_SIGHT : FLOW_HANDED_OUT);
+    }
+    /* Level-triggered, it would be reported for ever. */
+    if (!edge && !(one_shot && remains)) {
         flow_sign(flow, FLOW_OUT_OF_SIGHT, 0);
+        if (watch(flow, events & ~(uint32_t)READABLE) < 0)
+            flow_sign(flow, 0, FLOW_OUT_OF_SIGHT);
+    }
     spinlock_give(&lock);
     count_pause(flow);
     return remains;
 }
 
+/* With EPOLLONESHOT: whether the program may be told; it may not when it was, and has not armed the
+ * descriptor again since. Before we ever armed it ourselves, the kernel sees to that. */
+static bool hand_out(struct flow *flow)
+{
+    if (!(flow_signs(flow) & FLOW_REARMED))
+        return true;
+    spinlock_take(&lock);
+    bool told_already =
+        flow_signs(flow) & FLOW_REARMED && flow_sign(flow, FLOW_HANDED_OUT, 0) & FLOW_HANDED_OUT;
+    spinlock_give(&lock);
+    return !told_already;
+}
+
 static bool keep(int set, struct epoll_event *event)
 {
-    if (!(event->events & (READABLE | WRITABLE)))
-        return true;
     struct flow *flow = find(set, event->data.u64);
-    if (!flow || !has_sign(flow_signs(flow)))
+    if (!flow)
+        return true;
+    if (atomic_load(&flow->events) & EPOLLONESHOT && !hand_out(flow))
+        return false;
+    if (!(event->events & (READABLE | WRITABLE)) || !has_sign(flow_signs(flow)))
         return true;
     if (event->events & BROKEN) {
         resume(flow, FLOW_FALSE_SIGN, FLOW_FELL_SHORT);
@@ -327,8 +406,6 @@ static bool keep(int set, struct epoll_event *event)
     bool remains = !(event->events & READABLE) || withhold(flow, event);
     if (writes)
         tell_writable(flow);
-    if (remains && atomic_load(&flow->events) & EPOLLONESHOT)
-        flow_sign(flow, 0, FLOW_OWED | FLOW_OUT_OF_SIGHT); /* the program arms it again */
     return remains;
 }
 
@@ -378,7 +455,7 @@ int pausing_wait(const struct epoll_call *call, int64_t timeout_ns)
         int reported = ready = slices_wait(&slices, wait_in_epoll, &wait);
         if (reported < 0)
             break;
-        if (pausing_active() && reported > 0)
+        if ((pausing_active() || atomic_load(&rearmed)) && reported > 0)
             ready = without_withheld(call->set, call->events, reported);
         if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
             break;

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@
 
 static struct connection {
     bool open, ended; /* ended: the client sent its last byte */
+    atomic_bool busy; /* a thread serves it; with EPOLLONESHOT no other can be told of it */
     uint8_t *pending;
     size_t start, end, room;
 } connections[CONNECTIONS];
@@ -49,7 +51,7 @@ static void keep(struct connection *c, const uint8_t *bytes, size_t length)
 /* Sends what it can, in calls and sizes of all sorts. False when the connection broke. */
 static bool flush(int fd, struct connection *c)
 {
-    static unsigned turn;
+    static _Thread_local unsigned turn;
     while (c->start < c->end) {
         size_t left = c->end - c->start, part = left;
         ssize_t sent;
@@ -83,7 +85,7 @@ static bool flush(int fd, struct connection *c)
 /* Reads what is there. False when the connection broke. */
 static bool fill(int fd, struct connection *c, bool until_empty)
 {
-    static __thread uint8_t buffer[AT_ONCE];
+    static _Thread_local uint8_t buffer[AT_ONCE];
     do {
         ssize_t got = read(fd, buffer, sizeof buffer);
         if (got < 0)
@@ -143,13 +145,21 @@ static void serve(int fd, uint32_t events)
 {
     struct connection *c = &connections[fd];
     bool fine = true;
+    if (atomic_exchange(&c->busy, true)) {
+        fputs("echo: two threads were told of the same connection\n", stderr);
+        abort();
+    }
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP) && !c->ended)
         fine = fill(fd, c, style_flags == EPOLLET);
     fine = fine && flush(fd, c);
-    if (!fine || done(c))
+    if (!fine || done(c)) {
         finish(fd);
-    else if (style_flags != EPOLLET)
-        watch(EPOLL_CTL_MOD, fd, wishes(c));
+        return;
+    }
+    uint32_t wanted = wishes(c);
+    atomic_store(&c->busy, false);
+    if (style_flags != EPOLLET)
+        watch(EPOLL_CTL_MOD, fd, wanted);
 }
 
 static void *epoll_loop(void *unused)
