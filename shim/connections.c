@@ -4,6 +4,7 @@
 #include "audit.h"
 #include "credit.h"
 #include "flows.h"
+#include "pausing.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -516,7 +517,10 @@ void connections_departing(int fd, descriptor what, struct departure *departure)
 {
     struct segment_conn *conn = open_slot(what);
     uint32_t slot = descriptor_index(what);
+    struct flow *flow = flow_at(what);
 
+    if (flow)
+        pausing_closes(fd, flow);
     departure->verify = conn && atomic_load(&local_references[slot]) == 1 &&
                         (atomic_load(&conn->flags) & CONN_SHARED ||
                          atomic_load(&spawned_before[slot]) != atomic_load(&spawned));

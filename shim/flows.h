@@ -42,7 +42,7 @@ enum {
 struct flow {
     _Atomic uint32_t generation; /* of the slot, plus 1 */
     _Atomic uint32_t signs;
-    int family;
+    _Atomic int family;
     /* Where the program watches it; set is -1 when that is nowhere, or not known. */
     _Atomic int set, fd;
     _Atomic uint32_t events;

@@ -229,6 +229,14 @@ void pausing_forget(struct flow *flow)
     forget_watch(flow);
 }
 
+void pausing_closes(int fd, struct flow *flow)
+{
+    if (atomic_load(&flow->set) < 0 || atomic_load(&flow->fd) != fd)
+        return;
+    pausing_resume(flow); /* a second descriptor keeps it in the set (epoll(7)), and in sight */
+    forget_watch(flow);
+}
+
 struct watched {
     int set, fd;
     uint32_t events, signs;

@@ -55,4 +55,11 @@ void pausing_after_fork_in_child(void);
 /* The connection is gone from this process, or its events are none of its business any more. */
 void pausing_forget(struct flow *flow);
 
+/*
+ * Before `fd` is closed. Its number may be another connection's the moment it is, and events are
+ * told apart by what the program put there, which is mostly the number: what is remembered of the
+ * old one must not be taken for the new one's.
+ */
+void pausing_closes(int fd, struct flow *flow);
+
 #endif

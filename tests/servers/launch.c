@@ -126,6 +126,18 @@ static void nap(void)
     nanosleep(&pause, NULL);
 }
 
+void server_print_log(const struct server *server)
+{
+    char log[PATH_LENGTH * 2];
+    snprintf(log, sizeof log, "%s/log", server->directory);
+    FILE *file = fopen(log, "re");
+    fprintf(stderr, "what %s said:\n", server->recipe);
+    for (int byte; file && (byte = fgetc(file)) != EOF;)
+        fputc(byte, stderr);
+    if (file)
+        fclose(file);
+}
+
 bool server_start(struct server *server, const char *const *limits, const char *const *command)
 {
     struct sockaddr_in address = loopback(server->port);
@@ -169,12 +181,8 @@ bool server_start_at(struct server *server, const struct sockaddr *address, sock
         }
         nap();
     }
-    fprintf(stderr, "%s did not come up; its output:\n", server->recipe);
-    FILE *file = fopen(log, "re");
-    for (int byte; file && (byte = fgetc(file)) != EOF;)
-        fputc(byte, stderr);
-    if (file)
-        fclose(file);
+    fprintf(stderr, "%s did not come up\n", server->recipe);
+    server_print_log(server);
     return false;
 }
 

@@ -41,6 +41,9 @@ bool server_start(struct server *server, const char *const *limits, const char *
 bool server_start_at(struct server *server, const struct sockaddr *address, socklen_t length,
                      const char *const *limits, const char *const *command);
 
+/* Prints what the server wrote, on stderr. */
+void server_print_log(const struct server *server);
+
 /* Ends the process and all that it started, waits for them, and removes its directory. */
 void server_stop(struct server *server);
 

@@ -98,7 +98,10 @@ static bool turn(uint64_t length)
             give(&streams[i], length);
         if (fds[i].revents & (POLLIN | POLLERR | POLLHUP))
             take(&streams[i]);
-        assert_false(streams[i].ended);
+        if (streams[i].ended) {
+            server_print_log(&server);
+            fail();
+        }
         all = all && streams[i].got == length;
         if (streams[i].got == length) {
             close(streams[i].fd); /* makes room for those that wait */
@@ -135,6 +138,7 @@ static void exchange(uint16_t port, uint64_t length, bool change)
                         (unsigned long long)length);
             bpctl(&server, output, sizeof output, COMMAND("show", server.name));
             fputs(output, stderr);
+            server_print_log(&server);
             fail();
         }
         if (change && seconds_now() >= next) {
