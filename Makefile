@@ -31,7 +31,7 @@ say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits segment sockdiag gate real)
+SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment sockdiag gate real)
 # bpctl has the eBPF probe in it where clang, bpftool and libbpf-dev are at hand.
 PROBE ?= $(if $(shell command -v clang && command -v bpftool && ls /usr/include/bpf/libbpf.h),yes,no)
 ifneq ($(PROBE),no)
@@ -88,11 +88,11 @@ UNIT := $(BUILD)/tests/test_limits $(BUILD)/tests/test_segment $(BUILD)/tests/te
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
 	$(BUILD)/tests/test_live $(BUILD)/tests/test_trust $(BUILD)/tests/test_buffers \
-	$(BUILD)/tests/test_duplex $(BUILD)/tests/test_depth
+	$(BUILD)/tests/test_duplex $(BUILD)/tests/test_depth $(BUILD)/tests/test_dialects
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
 TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo \
-	$(BUILD)/tests/bench_hold
+	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
@@ -118,6 +118,10 @@ $(BUILD)/tests/acceptor $(BUILD)/tests/echo: $(BUILD)/tests/%: $(BUILD)/tests/se
 $(BUILD)/tests/bench_hold: $(BUILD)/tests/bench/hold.o $(HARNESS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson
+
+$(BUILD)/tests/openloop: $(BUILD)/tests/bench/openloop.o
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lm
 
 .PHONY: tests
 tests: all $(TEST_PROGRAMS)

@@ -4,7 +4,9 @@
 #include "audit.h"
 #include "connections.h"
 #include "credit.h"
+#include "flood.h"
 #include "flows.h"
+#include "lateness.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -50,6 +52,7 @@ struct admission {
     bool blocking;
     uint64_t deadline_ns; /* NEVER without SO_RCVTIMEO */
     unsigned refusals;
+    uint64_t turn_ns; /* when this attempt began */
     struct held_signals held;
 };
 
@@ -66,6 +69,12 @@ void admission_thread_waits(void)
 static enum when_full when_full(void)
 {
     return (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);
+}
+
+/* How those are turned away that hold keeps waiting for too long. */
+static enum when_full refusal(void)
+{
+    return when_full() == WHEN_FULL_RESET ? WHEN_FULL_RESET : WHEN_FULL_BUSY;
 }
 
 static bool anybody_exempt(void)
@@ -90,8 +99,19 @@ bool admission_shut(void)
     if (!service_active())
         return false;
     enum reservation room = connections_room();
-    return room == RESERVATION_PAUSED ||
-           (room != RESERVED && when_full() == WHEN_FULL_HOLD && !anybody_exempt());
+    return room == RESERVATION_PAUSED || (room != RESERVED && when_full() == WHEN_FULL_HOLD &&
+                                          !anybody_exempt() && lateness_target() == LIMIT_OFF);
+}
+
+/* Under hold: who has waited in vain for longer than queue-delay is to hear so. One is taken out of
+ * the kernel's queue at a time, to see how long it waited. */
+static bool wants_a_look(const struct listener *listener)
+{
+    uint64_t target = lateness_target(), since;
+    if (target == LIMIT_OFF || waiting_room_count(listeners_index(listener)) > 0)
+        return false;
+    since = atomic_load_explicit(&listener->holding_since_ns, memory_order_relaxed);
+    return since && monotonic_ns() - since > target;
 }
 
 static bool let_in(const struct listener *listener)
@@ -105,14 +125,16 @@ static bool let_in(const struct listener *listener)
         return false;
     if (when_full() != WHEN_FULL_HOLD)
         return true; /* to be refused in accept */
-    return anybody_exempt() && waiting_room_has_space(listeners_index(listener));
+    return wants_a_look(listener) ||
+           (anybody_exempt() && waiting_room_has_space(listeners_index(listener)));
 }
 
 bool admission_visible(struct listener *listener)
 {
     if (!let_in(listener))
         return false;
-    listeners_note_holding(listener, false);
+    if (connections_room() == RESERVED || when_full() != WHEN_FULL_HOLD)
+        listeners_note_holding(listener, false);
     return true;
 }
 
@@ -127,6 +149,23 @@ bool admission_pending(const struct listener *listener)
            waiting_room_ready(listeners_index(listener));
 }
 
+/* Who waits for a slot in the waiting room may be late by now. */
+static void shed_parked(void)
+{
+    uint64_t target = waiting_room_occupied() ? lateness_target() : LIMIT_OFF, since;
+    if (target == LIMIT_OFF || connections_room() == RESERVED)
+        return;
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *listener = waiting_room_count(i) ? listeners_number(i) : NULL;
+        while (listener && (since = waiting_room_since(i)) > 0 &&
+               lateness_sheds(-1, listener, monotonic_ns() - since, target)) {
+            int fd = waiting_room_take_first(i);
+            if (fd >= 0)
+                shedding_refuse(fd, refusal(), true);
+        }
+    }
+}
+
 void admission_attend(void)
 {
     if (service_active() && !segment_intact(service.segment))
@@ -136,6 +175,7 @@ void admission_attend(void)
     listeners_refresh();
     flows_attend();
     shedding_attend();
+    shed_parked();
     if (connections_room() == RESERVATION_FULL) {
         audit_run();
         if (!credit_room())
@@ -258,28 +298,46 @@ static int admit_parked(const struct admission *admission)
     return fd;
 }
 
-static int refuse(struct admission *admission, int fd, enum when_full how)
+static int refuse(struct admission *admission, int fd, enum when_full how, bool late)
 {
-    shedding_refuse(fd, how);
+    shedding_refuse(fd, how, late);
+    flood_refused(admission->turn_ns);
     admission->refusals++;
     return TRY_AGAIN;
 }
 
-static int park(struct admission *admission, int fd, struct peer_key key)
+static int park(struct admission *admission, int fd, struct peer_key key, uint64_t waited_ns)
 {
     service_count(COUNTER_HELD, 1);
-    if (!waiting_room_park(listeners_index(admission->listener), fd, key))
-        return refuse(admission, fd, WHEN_FULL_RESET);
+    if (!waiting_room_park(listeners_index(admission->listener), fd, key,
+                           monotonic_ns() - waited_ns))
+        return refuse(admission, fd, WHEN_FULL_RESET, false);
     return TRY_AGAIN;
 }
 
 /* Over peer-conns: others must not wait behind it, so it cannot stay in the kernel's queue. */
-static int turn_away_peer(struct admission *admission, int fd, struct peer_key key)
+static int turn_away_peer(struct admission *admission, int fd, struct peer_key key,
+                          uint64_t waited_ns)
 {
     connections_cancel();
     if (when_full() != WHEN_FULL_HOLD)
-        return refuse(admission, fd, when_full());
-    return park(admission, fd, key);
+        return refuse(admission, fd, when_full(), false);
+    return park(admission, fd, key, waited_ns);
+}
+
+/* How long the client of the accepted `fd` waited; only with queue-delay is the kernel asked. */
+static uint64_t waited_for(const struct admission *admission, int fd)
+{
+    return lateness_target() == LIMIT_OFF || admission->listener->family == AF_UNIX
+               ? 0
+               : lateness_waited(fd);
+}
+
+static bool is_late(const struct admission *admission, uint64_t waited_ns)
+{
+    uint64_t target = lateness_target();
+    return target != LIMIT_OFF &&
+           lateness_sheds(admission->fd, admission->listener, waited_ns, target);
 }
 
 /* Accepts one. `reserved` tells whether there is a slot for it, or it came to be refused. */
@@ -295,6 +353,8 @@ static int accept_one(struct admission *admission, bool reserved)
         int saved = errno;
         if (reserved)
             connections_cancel();
+        if (saved == EAGAIN && listener->shared)
+            atomic_store_explicit(&listener->shared->crowded, 0, memory_order_relaxed);
         errno = saved;
         return saved == EAGAIN ? NOBODY : -1;
     }
@@ -308,13 +368,19 @@ static int accept_one(struct admission *admission, bool reserved)
         return fd;
     }
     struct peer_key key = connections_peer_key(&from);
+    uint64_t waited = waited_for(admission, fd);
+    if (is_late(admission, waited)) {
+        if (reserved)
+            connections_cancel();
+        return refuse(admission, fd, refusal(), true);
+    }
     if (!reserved) {
         if (when_full() != WHEN_FULL_HOLD)
-            return refuse(admission, fd, when_full());
-        return park(admission, fd, key);
+            return refuse(admission, fd, when_full(), false);
+        return park(admission, fd, key, waited);
     }
     if (!connections_reserve_peer(key, true, &peer))
-        return turn_away_peer(admission, fd, key);
+        return turn_away_peer(admission, fd, key, waited);
     connections_commit(fd, listener->family, listener->auditable, peer);
     hand_out_address(admission, &from, length);
     return fd;
@@ -328,9 +394,8 @@ static int without_slot(struct admission *admission, enum reservation why)
         return MUST_WAIT;
     if (why == RESERVATION_FULL && !connections_full_for_certain())
         return connections_room() == RESERVED ? TRY_AGAIN : MUST_WAIT;
-    if (when_full() == WHEN_FULL_HOLD && !(anybody_exempt() && waiting_room_has_space(index)))
-        return MUST_WAIT;
-    if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
+    if (when_full() == WHEN_FULL_HOLD && !wants_a_look(admission->listener) &&
+        !(anybody_exempt() && waiting_room_has_space(index)))
         return MUST_WAIT;
     return accept_one(admission, false);
 }
@@ -355,6 +420,9 @@ static int attempt(struct admission *admission)
     int cancel_state, outcome = NOBODY;
     bool client = true;
 
+    if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
+        return MUST_WAIT;
+    admission->turn_ns = monotonic_ns();
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     if (admission->blocking)
         lock_listener(admission->listener);

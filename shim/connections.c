@@ -103,13 +103,24 @@ static void rate_give(void)
 
 /* --- reservation --- */
 
+static uint64_t total_ceiling(void)
+{
+    return segment_ceiling(segment_limit(service.segment, LIMIT_TOTAL_CONNS),
+                           &service.segment->concurrency);
+}
+
+static uint64_t own_ceiling(void)
+{
+    return segment_ceiling(service_limit(LIMIT_CONNS), &service_self()->concurrency);
+}
+
 enum reservation connections_room(void)
 {
     struct segment *segment = service.segment;
     if (atomic_load_explicit(&segment->admission, memory_order_relaxed) != ADMISSION_OPEN)
         return RESERVATION_PAUSED;
-    if (gauge_count(&segment->conns) >= segment_limit(segment, LIMIT_TOTAL_CONNS) ||
-        gauge_count(&service_self()->conns) >= service_limit(LIMIT_CONNS) || !credit_room())
+    if (gauge_count(&segment->conns) >= total_ceiling() ||
+        gauge_count(&service_self()->conns) >= own_ceiling() || !credit_room())
         return RESERVATION_FULL;
     return connections_rate_wait() ? RESERVATION_RATE : RESERVED;
 }
@@ -128,11 +139,11 @@ enum reservation connections_reserve(void)
     if (!credit_room())
         return RESERVATION_FULL;
     change_begins();
-    if (!gauge_take(&segment->conns, segment_limit(segment, LIMIT_TOTAL_CONNS))) {
+    if (!gauge_take(&segment->conns, total_ceiling())) {
         change_ends();
         return RESERVATION_FULL;
     }
-    if (!gauge_take(&self->conns, service_limit(LIMIT_CONNS))) {
+    if (!gauge_take(&self->conns, own_ceiling())) {
         gauge_give(&segment->conns);
         change_ends();
         return RESERVATION_FULL;
@@ -175,9 +186,8 @@ bool connections_full_for_certain(void)
     uint32_t used = atomic_load(&segment->processes_used);
     for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
         reserved += atomic_load(&segment->process[i].pending);
-    return reached(&segment->conns, reserved, segment_limit(segment, LIMIT_TOTAL_CONNS)) ||
-           reached(&service_self()->conns, atomic_load(&service_self()->pending),
-                   service_limit(LIMIT_CONNS)) ||
+    return reached(&segment->conns, reserved, total_ceiling()) ||
+           reached(&service_self()->conns, atomic_load(&service_self()->pending), own_ceiling()) ||
            !credit_room();
 }
 

@@ -2,6 +2,7 @@
 #include "flows.h"
 
 #include "address.h"
+#include "concurrency.h"
 #include "connections.h"
 #include "credit.h"
 #include "due.h"
@@ -53,6 +54,8 @@ static uint32_t work_out_mode(void)
         mode |= FLOWS_STALL;
     if (is_set(LIMIT_SEND_RATE) || is_set(LIMIT_CONN_SEND_RATE))
         mode |= FLOWS_PACE;
+    if (concurrency_wanted())
+        mode |= FLOWS_TIME;
     return mode;
 }
 
@@ -135,6 +138,7 @@ static void clear(struct flow *flow)
     atomic_store(&flow->turn_produced, 0);
     atomic_store(&flow->ratio, 0);
     atomic_store(&flow->refusals, 0);
+    atomic_store(&flow->asked_ns, 0);
     atomic_store(&flow->stood_since_ns, 0);
     atomic_store(&flow->pace, 0);
     atomic_store(&flow->careful, false);

@@ -17,7 +17,8 @@ enum {
     FLOWS_CREDIT = 1, /* buffer, total-buffer or conn-buffer */
     FLOWS_PAUSE = 2,  /* pause-reads */
     FLOWS_STALL = 4,
-    FLOWS_PACE = 8, /* send-rate or conn-send-rate */
+    FLOWS_PACE = 8,  /* send-rate or conn-send-rate */
+    FLOWS_TIME = 16, /* a ceiling finds itself: see sojourn.h */
 };
 
 /* What a connection's output is like. Any of FLOW_SIGNS makes the program's input wait. */
@@ -53,6 +54,8 @@ struct flow {
     _Atomic uint32_t window, quiet, turn, turn_taken, refusals;
     _Atomic uint64_t turn_produced;
     _Atomic uint32_t ratio;
+    /* sojourn.h: since when a request waits for its answer, or 0 */
+    _Atomic uint64_t asked_ns;
     /* stalls.h */
     _Atomic uint64_t stood_since_ns, acknowledged;
     /* pacing.h */

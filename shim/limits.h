@@ -17,7 +17,7 @@
 #define LIMIT_OFF UINT64_MAX
 
 enum limit_key {
-    LIMIT_CONNS,
+    LIMIT_CONNS, /* a count, or a range to find one in: see limit_is_auto; as the one below */
     LIMIT_TOTAL_CONNS,
     LIMIT_PEER_CONNS,
     LIMIT_ACCEPT_RATE, /* rate in the upper, burst in the lower 32 bits */
@@ -34,18 +34,57 @@ enum limit_key {
     LIMIT_CONN_SEND_RATE,
     LIMIT_STALL, /* nanoseconds */
     LIMIT_PAUSE_READS,
+    LIMIT_QUEUE_DELAY, /* nanoseconds */
+    LIMIT_SHED_SHARE,  /* hundredths of a core */
     LIMIT_KEYS
 };
 
 enum when_full { WHEN_FULL_HOLD, WHEN_FULL_BUSY, WHEN_FULL_RESET };
-enum busy_reply { BUSY_AUTO, BUSY_HTTP, BUSY_TEXT };
+enum busy_reply {
+    BUSY_AUTO,
+    BUSY_HTTP,
+    BUSY_TLS,
+    BUSY_REDIS,
+    BUSY_MEMCACHED,
+    BUSY_SMTP,
+    BUSY_FTP,
+    BUSY_MYSQL,
+    BUSY_POSTGRES,
+    BUSY_TEXT
+};
 enum pause_reads { PAUSE_READS_OFF, PAUSE_READS_ON, PAUSE_READS_WITH_BUFFER /* the default */ };
+
+/* queue-delay that nobody gave: in force while a ceiling finds itself, which needs fresh clients.
+ */
+#define QUEUE_DELAY_WITH_AUTO (UINT64_MAX - 1)
+#define QUEUE_DELAY_AUTO_NS UINT64_C(100000000)
 
 #define LIMIT_NETWORKS_MAX 32
 #define LIMIT_TEXT_MAX 256
-#define LIMIT_ERROR_MAX 320
+#define LIMIT_ERROR_MAX 640
 #define LIMIT_VALUE_MAX 2048
 #define SERVICE_NAME_MAX 64
+
+/* `auto`: the ceiling finds itself between a least and a most. Bit 63 marks it, LIMIT_OFF apart. */
+static inline uint64_t limit_auto(uint64_t least, uint64_t most)
+{
+    return UINT64_C(1) << 63 | least << 31 | most;
+}
+
+static inline bool limit_is_auto(uint64_t value)
+{
+    return value >> 62 == 2;
+}
+
+static inline uint64_t limit_auto_least(uint64_t value)
+{
+    return value >> 31 & INT32_MAX;
+}
+
+static inline uint64_t limit_auto_most(uint64_t value)
+{
+    return value & INT32_MAX;
+}
 
 /* An address range. IPv4 lies in ::ffff:0:0/96, so one comparison serves both families. */
 struct network {

@@ -4,6 +4,7 @@
 #include "address.h"
 #include "connections.h"
 #include "descriptors.h"
+#include "flood.h"
 #include "gate.h"
 #include "readiness.h"
 #include "real.h"
@@ -20,6 +21,8 @@
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#define TELL_EVERY_NS UINT64_C(1000000000)
 
 static struct listener listeners[LISTENERS_MAX];
 static _Atomic uint32_t listeners_end;
@@ -62,6 +65,9 @@ static struct segment_listener *share(int fd, uint64_t cookie)
     words_store(entry->address, address, sizeof address);
     atomic_store(&entry->gated, 0);
     atomic_store(&entry->gated_once, 0);
+    atomic_store(&entry->crowded, 0);
+    atomic_store(&entry->late_from_ns, 0);
+    atomic_store(&entry->standing_until_ns, 0);
     atomic_store(&entry->lock, 0);
     return entry;
 }
@@ -72,6 +78,7 @@ bool listeners_note_holding(struct listener *listener, bool holding)
     if (atomic_load_explicit(&listener->holding, memory_order_relaxed) == holding ||
         !atomic_compare_exchange_strong(&listener->holding, &before, holding))
         return false;
+    atomic_store(&listener->holding_since_ns, holding ? monotonic_ns() : 0);
     atomic_fetch_add(&holding_listeners, holding ? 1U : UINT32_MAX);
     return true;
 }
@@ -165,6 +172,11 @@ struct listener *listeners_tracked(int fd)
     return descriptor_kind(what) == DESCRIPTOR_LISTENER ? &listeners[descriptor_index(what)] : NULL;
 }
 
+struct listener *listeners_number(uint32_t index)
+{
+    return atomic_load(&listeners[index].references) ? &listeners[index] : NULL;
+}
+
 void listeners_reread(int fd)
 {
     struct listener *listener = listeners_tracked(fd);
@@ -212,6 +224,17 @@ int listeners_listen(int fd, int backlog)
     return result;
 }
 
+/* Under a flood gates move many times a second. */
+static void tell(enum event_kind kind, const char *text)
+{
+    static _Atomic uint64_t told_ns[2];
+    _Atomic uint64_t *told = &told_ns[kind == EVENT_GATED];
+    uint64_t now = monotonic_ns(), before = atomic_load(told);
+    if ((before == 0 || now - before > TELL_EVERY_NS) &&
+        atomic_compare_exchange_strong(told, &before, now))
+        service_event(kind, 0, text);
+}
+
 static void shut_gate(struct listener *listener, int fd)
 {
     uint32_t open = 0;
@@ -223,7 +246,7 @@ static void shut_gate(struct listener *listener, int fd)
     else if (!atomic_load(&listener->shared->gated))
         gate_open(fd); /* opened by another process in between */
     else
-        service_event(EVENT_GATED, 0, "new connections are turned away as SYNs");
+        tell(EVENT_GATED, "new connections are turned away as SYNs");
 }
 
 static void open_gate(struct listener *listener, int fd)
@@ -232,7 +255,7 @@ static void open_gate(struct listener *listener, int fd)
     if (!atomic_compare_exchange_strong(&listener->shared->gated, &shut, 0))
         return;
     gate_open(fd);
-    service_event(EVENT_UNGATED, 0, "new connections come in again");
+    tell(EVENT_UNGATED, "new connections come in again");
 }
 
 static bool can_be_gated(const struct listener *listener)
@@ -250,21 +273,29 @@ static bool all_gated(void)
     return true;
 }
 
+/* While refusals cost too much, a listener whose clients have to wait takes no more. */
+static bool gate_wanted(const struct listener *listener, bool all, bool flooded)
+{
+    return all ||
+           (flooded && atomic_load_explicit(&listener->shared->crowded, memory_order_relaxed));
+}
+
 void listeners_gate(bool room)
 {
     struct segment *segment = service.segment;
-    if (!service_active())
+    if (!service_active() || atomic_load(&listeners_end) == 0)
         return;
-    bool wanted = !room && (segment_limit(segment, LIMIT_QUEUE) == 0 ||
-                            atomic_load(&segment->admission) != ADMISSION_OPEN);
-    if (atomic_load(&listeners_end) == 0 || (wanted ? all_gated() : !listeners_gated()))
+    bool flooded = flood_under_way();
+    bool all = !room && (flooded || segment_limit(segment, LIMIT_QUEUE) == 0 ||
+                         atomic_load(&segment->admission) != ADMISSION_OPEN);
+    if (all ? all_gated() : !flooded && !listeners_gated())
         return;
     int end = descriptors_end(), saved = errno;
     for (int fd = 0; fd < end; fd++) {
         struct listener *listener = listeners_tracked(fd);
         if (!listener || !can_be_gated(listener))
             continue;
-        if (wanted)
+        if (gate_wanted(listener, all, flooded))
             shut_gate(listener, fd);
         else
             open_gate(listener, fd);

@@ -25,6 +25,7 @@ struct listener {
     _Atomic int own_filter;              /* the program attached one: hands off */
     int deals_out;                       /* SO_REUSEPORT: others cannot take what waits here */
     _Atomic int holding;                 /* clients wait at the ceiling, and it is recorded */
+    _Atomic uint64_t holding_since_ns;   /* 0 while none do */
 };
 
 /* Calls the real listen with the backlog that `queue` allows, and learns the listener. */
@@ -39,6 +40,9 @@ struct listener *listeners_at(int fd);
 /* The same, by the table alone. */
 struct listener *listeners_tracked(int fd);
 uint32_t listeners_index(const struct listener *listener);
+
+/* The one with this index, below LISTENERS_MAX, or NULL. */
+struct listener *listeners_number(uint32_t index);
 
 /* Whether a listener of this process has clients that no other process can accept. */
 bool listeners_deal_out(void);

@@ -51,6 +51,8 @@ static void reap(struct segment_process *process, uint64_t identity)
     atomic_store(&process->pending, 0);
     atomic_store(&process->conns.word, 0);
     atomic_store(&process->credit.word, 0);
+    atomic_store(&process->concurrency.ceiling, 0);
+    atomic_store(&process->concurrency.window_ns, 0);
     identity = atomic_load(&process->identity);
     if (process_phase(identity) == PROCESS_REAPING)
         atomic_compare_exchange_strong(&process->identity, &identity,

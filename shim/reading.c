@@ -3,6 +3,7 @@
 
 #include "metering.h"
 #include "pausing.h"
+#include "sojourn.h"
 #include "writing.h"
 
 #include <errno.h>
@@ -21,7 +22,7 @@ static struct reading refuse(struct reading reading, int error)
 
 struct reading reading_begin(int fd, size_t count, int flags)
 {
-    struct reading reading = {.asked = count, .allowed = count};
+    struct reading reading = {.fd = fd, .asked = count, .allowed = count};
     struct flow *flow = flow_of(fd);
     if (!flow || count == 0 || flags & LEFT_ALONE)
         return reading;
@@ -41,6 +42,8 @@ ssize_t reading_end(const struct reading *reading, ssize_t result)
 {
     if (!reading->flow || result <= 0)
         return result;
+    if (flows_mode() & FLOWS_TIME)
+        sojourn_read(reading->fd, reading->flow);
     metering_took(reading->flow, reading->asked, reading->allowed, (size_t)result);
     return result;
 }

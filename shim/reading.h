@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 
 struct reading {
+    int fd;
     struct flow *flow; /* NULL when the read is none of our business */
     bool refused;      /* and errno is set */
     size_t asked, allowed;

@@ -19,7 +19,7 @@
 #include <sys/types.h>
 
 #define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
-#define SEGMENT_VERSION 2
+#define SEGMENT_VERSION 3
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PROCESSES 2048
@@ -87,15 +87,43 @@ enum process_phase { PROCESS_FREE, PROCESS_CLAIMED, PROCESS_LIVE, PROCESS_REAPIN
 /* The process was in another network namespace than the service when it joined. */
 enum { PROCESS_FOREIGN = 1 };
 
+/* A ceiling that finds itself: see concurrency.h. Times in microseconds. */
+struct segment_concurrency {
+    _Atomic uint32_t ceiling;              /* 0: not begun */
+    _Atomic uint32_t verdict;              /* enum concurrency_verdict, of the last window */
+    _Atomic uint32_t probing, next_probe;  /* windows left of a probe; windows until the next one */
+    _Atomic uint32_t ceiling_before;       /* the probe */
+    _Atomic uint32_t sojourn_us, least_us; /* mean of the last window; least of such means */
+    _Atomic uint32_t least_now_us, least_before_us; /* in this epoch and the one before */
+    _Atomic uint64_t epoch_ns;
+    _Atomic uint32_t answers_per_s;
+    /* the window under way */
+    _Atomic uint64_t window_ns; /* when it began */
+    _Atomic uint64_t sum_us;    /* sampled */
+    _Atomic uint32_t samples, answers, conns_sum, conns_most;
+};
+
+#define CONCURRENCY_FIRST 16 /* where a ceiling begins that finds itself */
+
+enum concurrency_verdict {
+    CONCURRENCY_UNTRIED,
+    CONCURRENCY_UNUSED,  /* fewer connections than the ceiling: left as it is */
+    CONCURRENCY_RAISED,  /* at the ceiling, and answers do not wait for each other */
+    CONCURRENCY_LOWERED, /* answers wait for each other */
+    CONCURRENCY_STEADY,
+    CONCURRENCY_PROBING, /* lowered for a moment, to see how fast an answer can be */
+};
+
 struct segment_process {
     _Atomic uint64_t identity; /* generation << 40 | phase << 32 | pid */
     _Atomic uint64_t since_ns; /* when the phase began; CLOCK_MONOTONIC */
     _Atomic uint64_t command[2];
     struct gauge conns;
-    struct gauge credit;      /* KiB granted to the connections it holds */
-    _Atomic uint32_t pending; /* changes under way: see connections.h */
-    _Atomic uint32_t flags;   /* PROCESS_FOREIGN */
-    _Atomic uint32_t slicing; /* threads that wait in slices for room */
+    struct gauge credit;                    /* KiB granted to the connections it holds */
+    struct segment_concurrency concurrency; /* conns=auto */
+    _Atomic uint32_t pending;               /* changes under way: see connections.h */
+    _Atomic uint32_t flags;                 /* PROCESS_FOREIGN */
+    _Atomic uint32_t slicing;               /* threads that wait in slices for room */
     _Atomic uint64_t counter[COUNTERS];
     _Atomic uint64_t override_mask; /* a bit for each limit set for this process alone */
     _Atomic uint64_t override[LIMIT_KEYS];
@@ -109,6 +137,10 @@ struct segment_listener {
     _Atomic uint32_t asked_backlog; /* by the program's listen, plus 1; 0 when that was not seen */
     _Atomic uint32_t gated;         /* a SYN gate is attached */
     _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
+    _Atomic uint32_t crowded;       /* who was accepted last had waited: see flood.h */
+    _Atomic uint32_t late_queue;    /* connections that waited when the first one was late */
+    _Atomic uint64_t late_from_ns; /* lateness.h: when a wait above the target counts as standing */
+    _Atomic uint64_t standing_until_ns;
     /* What the eBPF probe saw, when it runs; queues in connections, times in microseconds. */
     _Atomic uint64_t probed_ns; /* CLOCK_MONOTONIC */
     _Atomic uint32_t probed_queue, probed_peak;
@@ -133,6 +165,8 @@ enum event_kind {
     EVENT_UNGATED,
     EVENT_READS_PAUSED,
     EVENT_STALL_RESET,
+    EVENT_SHED_LATE,
+    EVENT_CEILING,
     EVENT_KINDS
 };
 
@@ -162,6 +196,7 @@ struct segment {
     _Atomic uint32_t room;            /* futex: moves whenever a slot may have become free */
     _Atomic uint32_t room_awaited;    /* somebody sleeps on it */
     _Atomic uint64_t rate_next_ns;    /* token bucket, as the theoretical arrival time */
+    _Atomic uint64_t flood_next_ns;   /* the same for processor time spent on refusals */
     _Atomic uint64_t audit_next_ns;   /* when the next dump of the kernel's sockets may start */
     _Atomic uint64_t reap_next_ns;    /* when to look for dead processes again */
     _Atomic uint64_t watch_until_ns;  /* a thread blocked in accept sees to all audits until then */
@@ -172,10 +207,11 @@ struct segment {
     _Atomic uint32_t families; /* FAMILY_INET and so on */
     _Atomic uint32_t listeners_used;
     struct gauge conns;
-    struct gauge credit;                /* KiB granted to all connections */
-    _Atomic uint32_t credit_wanted;     /* moves when some process found none to give */
-    _Atomic uint64_t buffer_peak;       /* bytes */
-    _Atomic uint64_t retired[COUNTERS]; /* from processes that are gone */
+    struct segment_concurrency concurrency; /* total-conns=auto */
+    struct gauge credit;                    /* KiB granted to all connections */
+    _Atomic uint32_t credit_wanted;         /* moves when some process found none to give */
+    _Atomic uint64_t buffer_peak;           /* bytes */
+    _Atomic uint64_t retired[COUNTERS];     /* from processes that are gone */
     _Atomic uint64_t conns_peak;
     _Atomic uint64_t events_next;
     _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS]; /* struct limits, word by word */
@@ -263,6 +299,17 @@ static inline uint64_t segment_process_limit(const struct segment *segment,
     if (atomic_load_explicit(&process->override_mask, memory_order_relaxed) >> key & 1)
         return atomic_load_explicit(&process->override[key], memory_order_relaxed);
     return segment_limit(segment, key);
+}
+
+/* What `limit` (conns or total-conns) allows now, as `found` has it when it finds itself. */
+static inline uint64_t segment_ceiling(uint64_t limit, const struct segment_concurrency *found)
+{
+    if (!limit_is_auto(limit))
+        return limit;
+    uint64_t least = limit_auto_least(limit), most = limit_auto_most(limit);
+    uint64_t ceiling = atomic_load_explicit(&found->ceiling, memory_order_relaxed);
+    ceiling = ceiling ? ceiling : CONCURRENCY_FIRST;
+    return ceiling < least ? least : ceiling > most ? most : ceiling;
 }
 
 /* The backlog for listen(2) that `queue` makes of what the program asked for. */

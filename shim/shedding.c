@@ -7,27 +7,31 @@
 #include "service.h"
 #include "spinlock.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define MILLISECOND UINT64_C(1000000)
-#define LINGER_MAX 512
+#define LINGER_MAX 512 /* those above are closed as soon as they are answered */
 #define LINGER_NS (2000 * MILLISECOND)
 /* How long a client may take to say which protocol it speaks; then it is closed unanswered. */
 #define REQUEST_NS (1000 * MILLISECOND)
-#define ATTEND_EVERY_NS (1 * MILLISECOND)
+#define ATTEND_EVERY_NS (2 * MILLISECOND)
 #define EVENT_EVERY_NS (1000 * MILLISECOND)
-#define PEEK_MAX 512
+#define PEEK_MAX 2048
 
 enum stage { STAGE_NONE, STAGE_AWAIT_REQUEST, STAGE_AWAIT_CLOSE };
 
 static struct lingering {
     int fd;
     enum stage stage;
+    bool late;
     uint64_t until_ns;
 } lingering[LINGER_MAX];
 static _Atomic uint32_t lingering_count;
@@ -50,7 +54,7 @@ static void reset(int fd)
     let_go(fd);
 }
 
-static void count(enum counter counter, enum event_kind event)
+static void count(enum counter counter, enum event_kind event, const char *why)
 {
     static _Atomic uint64_t told_ns, untold;
     uint64_t now = monotonic_ns(), before = atomic_load(&told_ns);
@@ -59,48 +63,81 @@ static void count(enum counter counter, enum event_kind event)
     atomic_fetch_add(&untold, 1);
     if ((before == 0 || now - before > EVENT_EVERY_NS) &&
         atomic_compare_exchange_strong(&told_ns, &before, now))
-        service_event(event, atomic_exchange(&untold, 0), "a ceiling is reached");
+        service_event(event, atomic_exchange(&untold, 0), why);
+}
+
+/* Everybody is counted once, under the first that holds. */
+static void count_refusal(bool late, bool by_reset)
+{
+    if (late)
+        count(COUNTER_SHED_LATE, EVENT_SHED_LATE, "waited longer than queue-delay");
+    else if (by_reset)
+        count(COUNTER_SHED_RESET, EVENT_SHED_RESET, "a ceiling is reached");
+    else
+        count(COUNTER_SHED_BUSY, EVENT_SHED_BUSY, "a ceiling is reached");
 }
 
 /* Sends the answer, all of it or nothing: it fits in any send buffer. */
-static bool answer(int fd, enum busy_protocol protocol)
+static bool answer(int fd, enum busy_protocol protocol, const struct busy_client *client)
 {
     struct limits limits;
     char text[BUSY_REPLY_MAX];
 
     segment_read_limits(service.segment, &limits);
-    size_t length = busy_compose(protocol, &limits, text, sizeof text);
+    size_t length = busy_compose(protocol, &limits, client, text, sizeof text);
     long sent = kernel_call(SYS_sendto, fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
-    if (sent != (long)length)
-        return false;
-    kernel_call(SYS_shutdown, fd, SHUT_WR);
-    count(COUNTER_SHED_BUSY, EVENT_SHED_BUSY);
-    return true;
+    return length > 0 && sent == (long)length;
 }
 
-enum request { REQUEST_NOT_YET, REQUEST_KNOWN, REQUEST_HOPELESS };
-
-/* Finds out how to answer, from the operator's choice or from what the client has sent. */
-static enum request look(int fd, enum busy_protocol *protocol)
+static uint16_t port_of(int fd)
 {
-    enum busy_reply chosen = (enum busy_reply)segment_limit(service.segment, LIMIT_BUSY);
-    char sent[PEEK_MAX];
+    struct sockaddr_storage address = {0};
+    socklen_t length = sizeof address;
+    if (kernel_call(SYS_getsockname, fd, &address, &length) < 0)
+        return 0;
+    if (address.ss_family == AF_INET)
+        return ntohs(((const struct sockaddr_in *)&address)->sin_port);
+    return address.ss_family == AF_INET6 ? ntohs(((const struct sockaddr_in6 *)&address)->sin6_port)
+                                         : 0;
+}
 
-    if (busy_protocol_of(chosen, protocol))
-        return REQUEST_KNOWN;
-    long length =
-        kernel_call(SYS_recvfrom, fd, sent, sizeof sent, MSG_PEEK | MSG_DONTWAIT, NULL, NULL);
-    if (length < 0)
-        return errno == EAGAIN ? REQUEST_NOT_YET : REQUEST_HOPELESS;
-    if (length == 0)
-        return REQUEST_HOPELESS;
-    switch (busy_recognise(sent, (size_t)length, protocol)) {
-    case BUSY_RECOGNISED:
-        return REQUEST_KNOWN;
-    case BUSY_UNDECIDED:
-        return REQUEST_NOT_YET;
-    default:
-        return REQUEST_HOPELESS;
+/* recv(2) with MSG_TRUNC drops a stream's bytes without copying them: tcp(7). */
+static void drop(int fd, size_t length)
+{
+    char unused[1];
+    kernel_call(SYS_recvfrom, fd, unused, length, MSG_TRUNC | MSG_DONTWAIT, NULL, NULL);
+}
+
+enum request { REQUEST_NOT_YET, REQUEST_ANSWERED, REQUEST_FINISHED, REQUEST_HOPELESS };
+
+/* Looks at what the client has sent, and answers when that is enough. */
+static enum request respond(int fd, bool out_of_time)
+{
+    char sent[PEEK_MAX];
+    enum busy_protocol protocol;
+    enum busy_reply chosen = (enum busy_reply)segment_limit(service.segment, LIMIT_BUSY);
+    struct busy_client client = {
+        .sent = sent, .program = program_invocation_short_name, .out_of_time = out_of_time};
+
+    for (;;) {
+        long length =
+            kernel_call(SYS_recvfrom, fd, sent, sizeof sent, MSG_PEEK | MSG_DONTWAIT, NULL, NULL);
+        if (length == 0 || (length < 0 && errno != EAGAIN))
+            return REQUEST_HOPELESS;
+        client.length = length > 0 ? (size_t)length : 0;
+        client.port = client.length == 0 && chosen == BUSY_AUTO ? port_of(fd) : 0;
+        enum busy_recognition known = busy_recognise(chosen, &client, &protocol);
+        if (known == BUSY_UNKNOWN || (known == BUSY_UNDECIDED && out_of_time))
+            return REQUEST_HOPELESS;
+        if (known == BUSY_UNDECIDED)
+            return REQUEST_NOT_YET;
+        bool finished = busy_has_all(protocol, &client);
+        if (client.length && (finished || protocol == BUSY_IN_POSTGRES_NEGOTIATION))
+            drop(fd, client.length);
+        if (!answer(fd, protocol, &client))
+            return REQUEST_HOPELESS;
+        if (protocol != BUSY_IN_POSTGRES_NEGOTIATION)
+            return finished ? REQUEST_FINISHED : REQUEST_ANSWERED;
     }
 }
 
@@ -120,19 +157,21 @@ static bool drained(int fd)
 }
 
 /* One step; the stage to go on with, or STAGE_NONE when the connection is closed. */
-static enum stage advance(int fd, enum stage stage, bool out_of_time)
+static enum stage advance(int fd, enum stage stage, bool out_of_time, bool late)
 {
-    enum busy_protocol protocol;
-
     if (stage == STAGE_AWAIT_REQUEST) {
-        enum request request = look(fd, &protocol);
-        if (request == REQUEST_NOT_YET && !out_of_time)
+        enum request request = respond(fd, out_of_time);
+        if (request == REQUEST_NOT_YET)
             return stage;
-        if (request != REQUEST_KNOWN || !answer(fd, protocol)) {
-            count(COUNTER_SHED_RESET, EVENT_SHED_RESET);
+        count_refusal(late, request == REQUEST_HOPELESS);
+        if (request == REQUEST_HOPELESS)
             reset(fd);
+        else if (request == REQUEST_FINISHED)
+            let_go(fd);
+        else
+            kernel_call(SYS_shutdown, fd, SHUT_WR);
+        if (request != REQUEST_ANSWERED)
             return STAGE_NONE;
-        }
         stage = STAGE_AWAIT_CLOSE;
         out_of_time = false;
     }
@@ -147,7 +186,7 @@ static uint64_t patience(enum stage stage)
     return stage == STAGE_AWAIT_REQUEST ? REQUEST_NS : LINGER_NS;
 }
 
-static bool make_linger(int fd, enum stage stage)
+static bool make_linger(int fd, enum stage stage, bool late)
 {
     bool done = false;
     spinlock_take(&lock);
@@ -156,6 +195,7 @@ static bool make_linger(int fd, enum stage stage)
             continue;
         lingering[i].fd = fd;
         lingering[i].stage = stage;
+        lingering[i].late = late;
         lingering[i].until_ns = monotonic_ns() + patience(stage);
         descriptor_put(fd, descriptor_make(DESCRIPTOR_OWN, i, 0));
         atomic_fetch_add(&lingering_count, 1);
@@ -165,34 +205,70 @@ static bool make_linger(int fd, enum stage stage)
     return done;
 }
 
-void shedding_refuse(int fd, enum when_full how)
+static void refuse_by_reset(int fd, bool late)
+{
+    count_refusal(late, true);
+    reset(fd);
+}
+
+static void refuse_by_answer(int fd, bool late)
+{
+    enum stage stage = advance(fd, STAGE_AWAIT_REQUEST, false, late);
+    if (stage == STAGE_NONE)
+        return;
+    /* It must not outlive an exec in a program that cannot know of it. */
+    kernel_call(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC);
+    fd = descriptor_move_high(fd);
+    if (make_linger(fd, stage, late))
+        return;
+    if (stage == STAGE_AWAIT_REQUEST)
+        refuse_by_reset(fd, late);
+    else
+        let_go(fd); /* answered; with no input left unread the answer survives */
+}
+
+void shedding_refuse(int fd, enum when_full how, bool late)
 {
     int saved = errno;
     descriptor_put(fd, 0); /* the trace of an unseen close, if there is one */
-    /* It must not outlive an exec in a program that cannot know of it. */
-    kernel_call(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC);
-    if (how == WHEN_FULL_BUSY) {
-        enum stage stage = advance(fd, STAGE_AWAIT_REQUEST, false);
-        if (stage != STAGE_NONE)
-            fd = descriptor_move_high(fd);
-        if (stage != STAGE_NONE && !make_linger(fd, stage)) {
-            if (stage == STAGE_AWAIT_REQUEST) {
-                count(COUNTER_SHED_RESET, EVENT_SHED_RESET);
-                reset(fd);
-            } else {
-                let_go(fd); /* answered; with no input left unread the answer survives */
-            }
-        }
-    } else {
-        count(COUNTER_SHED_RESET, EVENT_SHED_RESET);
-        reset(fd);
-    }
+    if (how == WHEN_FULL_BUSY)
+        refuse_by_answer(fd, late);
+    else
+        refuse_by_reset(fd, late);
     errno = saved;
 }
 
 bool shedding_lingering(void)
 {
     return atomic_load_explicit(&lingering_count, memory_order_relaxed) != 0;
+}
+
+/* One look at all of them; only those that did something, or are out of time, cost more. */
+static void attend_all(uint64_t now)
+{
+    struct pollfd fds[LINGER_MAX];
+    unsigned place[LINGER_MAX], entries = 0;
+    struct timespec at_once = {0, 0};
+
+    for (unsigned i = 0; i < LINGER_MAX; i++) {
+        if (lingering[i].stage == STAGE_NONE)
+            continue;
+        fds[entries] = (struct pollfd){.fd = lingering[i].fd, .events = POLLIN};
+        place[entries++] = i;
+    }
+    kernel_call(SYS_ppoll, fds, entries, &at_once, NULL, 0);
+    for (unsigned i = 0; i < entries; i++) {
+        struct lingering *entry = &lingering[place[i]];
+        bool out_of_time = now >= entry->until_ns;
+        if (!fds[i].revents && !out_of_time)
+            continue;
+        enum stage stage = advance(entry->fd, entry->stage, out_of_time, entry->late);
+        if (stage != entry->stage)
+            entry->until_ns = now + patience(stage);
+        entry->stage = stage;
+        if (stage == STAGE_NONE)
+            atomic_fetch_sub(&lingering_count, 1);
+    }
 }
 
 void shedding_attend(void)
@@ -206,17 +282,7 @@ void shedding_attend(void)
         return;
     int saved = errno;
     spinlock_take(&lock);
-    for (unsigned i = 0; i < LINGER_MAX; i++) {
-        struct lingering *entry = &lingering[i];
-        if (entry->stage == STAGE_NONE)
-            continue;
-        enum stage stage = advance(entry->fd, entry->stage, now >= entry->until_ns);
-        if (stage != entry->stage)
-            entry->until_ns = now + patience(stage);
-        entry->stage = stage;
-        if (stage == STAGE_NONE)
-            atomic_fetch_sub(&lingering_count, 1);
-    }
+    attend_all(now);
     spinlock_give(&lock);
     errno = saved;
 }

@@ -15,8 +15,9 @@
 
 #include <stdbool.h>
 
-/* Refuses the connection `fd`, which becomes the shim's own: by busy reply or by reset. */
-void shedding_refuse(int fd, enum when_full how);
+/* Refuses the connection `fd`, which becomes the shim's own: by busy reply or by reset. `late`: for
+ * having waited longer than queue-delay. */
+void shedding_refuse(int fd, enum when_full how, bool late);
 
 /* Whether connections linger, so that somebody must come back within a few milliseconds. */
 bool shedding_lingering(void);

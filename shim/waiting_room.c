@@ -15,11 +15,16 @@
 
 #define BUFFER_WANTED (1 << 20)
 
-/* One listener's. `key` is in the order in which the connections lie in the socket pair. */
+struct guest {
+    struct peer_key key;
+    uint64_t since_ns;
+};
+
+/* One listener's. Guests are in the order in which the connections lie in the socket pair. */
 static struct room {
     int in, out; /* 0 until the first one waits */
     _Atomic uint32_t count;
-    struct peer_key key[WAITING_ROOM_MAX];
+    struct guest guest[WAITING_ROOM_MAX];
 } rooms[LISTENERS_MAX];
 static _Atomic uint32_t occupants;
 static struct spinlock lock;
@@ -93,7 +98,7 @@ static int pull(const struct room *room)
     return fd;
 }
 
-bool waiting_room_park(uint32_t listener, int fd, struct peer_key key)
+bool waiting_room_park(uint32_t listener, int fd, struct peer_key key, uint64_t since_ns)
 {
     bool parked = false;
     int saved = errno;
@@ -103,7 +108,7 @@ bool waiting_room_park(uint32_t listener, int fd, struct peer_key key)
     spinlock_take(&lock);
     uint32_t count = atomic_load(&room->count);
     if (count < WAITING_ROOM_MAX && open_room(room) && push(room, fd)) {
-        room->key[count] = key;
+        room->guest[count] = (struct guest){key, since_ns};
         atomic_store(&room->count, count + 1);
         atomic_fetch_add(&occupants, 1);
         parked = true;
@@ -118,7 +123,7 @@ bool waiting_room_park(uint32_t listener, int fd, struct peer_key key)
 static int take_out(struct room *room, uint32_t place)
 {
     uint32_t count = atomic_load(&room->count);
-    struct peer_key passed_over[WAITING_ROOM_MAX];
+    struct guest passed_over[WAITING_ROOM_MAX];
 
     for (uint32_t i = 0; i < place; i++) {
         int fd = pull(room);
@@ -130,9 +135,9 @@ static int take_out(struct room *room, uint32_t place)
             return -1;
     }
     int fd = pull(room);
-    memcpy(passed_over, room->key, place * sizeof *room->key);
-    memmove(room->key, room->key + place + 1, (count - place - 1) * sizeof *room->key);
-    memcpy(room->key + count - place - 1, passed_over, place * sizeof *room->key);
+    memcpy(passed_over, room->guest, place * sizeof *room->guest);
+    memmove(room->guest, room->guest + place + 1, (count - place - 1) * sizeof *room->guest);
+    memcpy(room->guest + count - place - 1, passed_over, place * sizeof *room->guest);
     atomic_store(&room->count, count - 1);
     atomic_fetch_sub(&occupants, 1);
     return fd;
@@ -147,7 +152,7 @@ int waiting_room_next(uint32_t listener, uint32_t *peer)
     spinlock_take(&lock);
     uint32_t count = atomic_load(&room->count);
     for (uint32_t place = 0; place < count; place++) {
-        if (!connections_reserve_peer(room->key[place], false, peer))
+        if (!connections_reserve_peer(room->guest[place].key, false, peer))
             continue;
         fd = take_out(room, place);
         if (fd < 0) {
@@ -161,6 +166,33 @@ int waiting_room_next(uint32_t listener, uint32_t *peer)
     return fd;
 }
 
+uint64_t waiting_room_since(uint32_t listener)
+{
+    uint64_t since = 0;
+    if (waiting_room_count(listener) == 0)
+        return 0;
+    spinlock_take(&lock);
+    if (atomic_load(&rooms[listener].count))
+        since = rooms[listener].guest[0].since_ns;
+    spinlock_give(&lock);
+    return since;
+}
+
+int waiting_room_take_first(uint32_t listener)
+{
+    int fd = -1, saved = errno;
+    if (waiting_room_count(listener) == 0)
+        return -1;
+    spinlock_take(&lock);
+    if (atomic_load(&rooms[listener].count))
+        fd = take_out(&rooms[listener], 0);
+    if (fd < 0)
+        close_room(&rooms[listener]);
+    spinlock_give(&lock);
+    errno = saved;
+    return fd;
+}
+
 bool waiting_room_ready(uint32_t listener)
 {
     bool ready = false;
@@ -169,7 +201,7 @@ bool waiting_room_ready(uint32_t listener)
     spinlock_take(&lock);
     uint32_t count = atomic_load(&rooms[listener].count);
     for (uint32_t i = 0; i < count && !ready; i++)
-        ready = connections_peer_has_room(rooms[listener].key[i]);
+        ready = connections_peer_has_room(rooms[listener].guest[i].key);
     spinlock_give(&lock);
     return ready;
 }

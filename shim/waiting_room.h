@@ -16,15 +16,21 @@
 
 #define WAITING_ROOM_MAX 256
 
-/* Parks `fd`, accepted from the listener with this index. True when it waits, and is closed here.
+/*
+ * Parks `fd`, accepted from the listener with this index, whose client waits since `since_ns`
+ * (monotonic). True when it waits, and is closed here.
  */
-bool waiting_room_park(uint32_t listener, int fd, struct peer_key key);
+bool waiting_room_park(uint32_t listener, int fd, struct peer_key key, uint64_t since_ns);
 
 /*
  * The first parked connection whose address is below peer-conns: a descriptor that the caller owns,
  * with FD_CLOEXEC, and its reserved `peer`; -1 when there is none. The caller has a slot for it.
  */
 int waiting_room_next(uint32_t listener, uint32_t *peer);
+
+/* Since when the first one waits, 0 when there is none; and takes it out, to be turned away. */
+uint64_t waiting_room_since(uint32_t listener);
+int waiting_room_take_first(uint32_t listener);
 
 /* Whether waiting_room_next would find one. */
 bool waiting_room_ready(uint32_t listener);

@@ -7,6 +7,7 @@
 #include "pausing.h"
 #include "real.h"
 #include "signals.h"
+#include "sojourn.h"
 #include "stalls.h"
 
 #include <errno.h>
@@ -36,6 +37,8 @@ int writing_late_error(struct flow *flow)
 
 static void took(struct flow *flow, size_t bytes)
 {
+    if (flows_mode() & FLOWS_TIME)
+        sojourn_wrote(flow);
     /* Threads that write at once may lose a count: it only feeds a ratio and a rate. */
     atomic_store_explicit(&flow->produced,
                           atomic_load_explicit(&flow->produced, memory_order_relaxed) + bytes,

@@ -12,7 +12,8 @@ build="gcc make libc6-dev libjansson-dev"
 demo="$build apache2 httperf iproute2 curl python3 procps gawk"
 everything="$demo clang clang-format cppcheck libcmocka-dev libbpf-dev bpftool redis-server \
 redis-tools nginx-light memcached postgresql vsftpd openssh-server haproxy lighttpd stunnel4 nodejs wrk \
-mariadb-server util-linux procps binutils libpython3.11-testsuite"
+mariadb-server mariadb-client postgresql-client nghttp2-client \
+libmemcached-tools openssl curl gnuplot-nox util-linux procps binutils libpython3.11-testsuite"
 
 case "${1:-}" in
 test | --install) wanted=$everything ;;

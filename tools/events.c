@@ -26,6 +26,8 @@ static const char *const kind_names[EVENT_KINDS] = {
     [EVENT_UNGATED] = "ungated",
     [EVENT_READS_PAUSED] = "reads_paused",
     [EVENT_STALL_RESET] = "stall_reset",
+    [EVENT_SHED_LATE] = "shed_late",
+    [EVENT_CEILING] = "ceiling",
 };
 
 struct event {

@@ -24,22 +24,17 @@ static void compare(uint64_t count, uint64_t ceiling, double *full)
         *full = (double)count / (double)ceiling;
 }
 
-static uint64_t ceiling_of(const struct service_view *view, const struct process_view *process,
-                           enum limit_key key)
-{
-    return process->override_mask >> key & 1 ? process->override[key] : view->limits.value[key];
-}
-
 /* How full the service is, in percent of the ceiling that is nearest; -1 without one. */
 static int fullness(const struct service_view *view)
 {
     double full = -1;
-    compare(view->conns, view->limits.value[LIMIT_TOTAL_CONNS], &full);
+    compare(view->conns, view->found.ceiling, &full);
     compare(view->totals[COUNTER_BUFFER], view->limits.value[LIMIT_TOTAL_BUFFER], &full);
     for (unsigned i = 0; i < view->processes; i++) {
         const struct process_view *process = &view->process[i];
-        compare(process->conns, ceiling_of(view, process, LIMIT_CONNS), &full);
-        compare(process->counter[COUNTER_BUFFER], ceiling_of(view, process, LIMIT_BUFFER), &full);
+        compare(process->conns, process->found.ceiling, &full);
+        compare(process->counter[COUNTER_BUFFER], limit_of_process(view, process, LIMIT_BUFFER),
+                &full);
     }
     return full < 0 ? -1 : (int)(full * 100);
 }

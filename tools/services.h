@@ -41,6 +41,13 @@ const char *segment_result_text(enum segment_result result);
 /* Removes the file of a service none of whose processes lives, unless one starts just now. */
 void service_clear(const struct service_file *service);
 
+/* A ceiling that finds itself, as it stands. */
+struct found_view {
+    uint64_t ceiling;
+    uint32_t verdict; /* enum concurrency_verdict, or out of range */
+    uint32_t sojourn_us, least_us, answers_per_s;
+};
+
 struct process_view {
     pid_t pid;
     uint32_t index;
@@ -49,6 +56,7 @@ struct process_view {
     uint64_t counter[COUNTERS];
     uint64_t override_mask;
     uint64_t override[LIMIT_KEYS];
+    struct found_view found; /* conns=auto */
 };
 
 struct listener_view {
@@ -67,6 +75,7 @@ struct service_view {
     enum admission_switch admission;
     uint64_t conns; /* that the kernel still knows */
     uint64_t totals[COUNTERS];
+    struct found_view found; /* total-conns=auto */
     unsigned processes, listeners;
     struct process_view process[SEGMENT_PROCESSES];
     struct listener_view listener[SEGMENT_LISTENERS];
@@ -77,6 +86,10 @@ void service_view(const struct service_file *service, struct service_view *view)
 
 /* How many of its processes live. */
 unsigned service_processes(const struct service_file *service);
+
+/* A limit as it holds for one process of the service. */
+uint64_t limit_of_process(const struct service_view *view, const struct process_view *process,
+                          enum limit_key key);
 
 /* A string from a segment: `out` gets at most `size - 1` printable ASCII bytes. */
 void clean_text(const _Atomic uint64_t *words, size_t length, char *out, size_t size);

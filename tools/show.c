@@ -30,7 +30,35 @@ static json_t *counters_json(uint64_t conns, const uint64_t counter[COUNTERS])
     return object;
 }
 
-static json_t *process_json(const struct process_view *process)
+static const char *verdict_text(uint32_t verdict)
+{
+    static const char *const texts[] = {
+        [CONCURRENCY_UNTRIED] = "nothing measured yet",
+        [CONCURRENCY_UNUSED] = "not reached, so left as it is",
+        [CONCURRENCY_RAISED] = "raised: answers do not wait for each other",
+        [CONCURRENCY_LOWERED] = "lowered: answers wait for each other",
+        [CONCURRENCY_STEADY] = "steady",
+        [CONCURRENCY_PROBING] = "lowered for a moment, to see how fast an answer can be",
+    };
+    return verdict < sizeof texts / sizeof *texts ? texts[verdict] : "?";
+}
+
+static json_t *found_json(const struct found_view *found)
+{
+    return json_pack("{s:I, s:s, s:I, s:I, s:I}", "ceiling", (json_int_t)found->ceiling, "why",
+                     verdict_text(found->verdict), "sojourn_us", (json_int_t)found->sojourn_us,
+                     "least_sojourn_us", (json_int_t)found->least_us, "answers_per_s",
+                     (json_int_t)found->answers_per_s);
+}
+
+static void print_found(const char *whose, const struct found_view *found)
+{
+    printf("  %-14s now %" PRIu64 "; %s; an answer takes %.1f ms, %.1f at least; %u answers/s\n",
+           whose, found->ceiling, verdict_text(found->verdict), found->sojourn_us / 1000.0,
+           found->least_us / 1000.0, found->answers_per_s);
+}
+
+static json_t *process_json(const struct service_view *view, const struct process_view *process)
 {
     json_t *object = json_object(), *own = json_object();
     struct limits limits;
@@ -48,6 +76,8 @@ static json_t *process_json(const struct process_view *process)
         json_object_set_new(own, limits_key_name(key), json_string(value));
     }
     json_object_set_new(object, "limits", own);
+    if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
+        json_object_set_new(object, "auto", found_json(&process->found));
     return object;
 }
 
@@ -71,13 +101,16 @@ static json_t *service_json(const struct service_file *service, const struct ser
 {
     json_t *processes = json_array(), *listeners = json_array();
     for (unsigned i = 0; i < view->processes; i++)
-        json_array_append_new(processes, process_json(&view->process[i]));
+        json_array_append_new(processes, process_json(view, &view->process[i]));
     for (unsigned i = 0; i < view->listeners; i++)
         json_array_append_new(listeners, listener_json(&view->listener[i]));
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "name", service->name, "admission",
-                     admission_text[view->admission], "limits", limits_json(&view->limits),
-                     "totals", counters_json(view->conns, view->totals), "processes", processes,
-                     "listeners", listeners);
+    json_t *object = json_pack(
+        "{s:s, s:s, s:o, s:o, s:o, s:o}", "name", service->name, "admission",
+        admission_text[view->admission], "limits", limits_json(&view->limits), "totals",
+        counters_json(view->conns, view->totals), "processes", processes, "listeners", listeners);
+    if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
+        json_object_set_new(object, "auto", found_json(&view->found));
+    return object;
 }
 
 /* Limits that are set, and all that differs from doing nothing. */
@@ -129,6 +162,8 @@ static void print_service(const struct service_file *service, const struct servi
     printf("%s: admission %s, %u process%s\n", service->name, admission_text[view->admission],
            view->processes, view->processes == 1 ? "" : "es");
     print_limits(&view->limits);
+    if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
+        print_found("total-conns", &view->found);
     print_totals(view);
     puts("processes");
     printf("  %8s %-16s %8s %8s %10s %10s %10s %10s %10s  %s\n", "PID", "COMMAND", "CONNS", "PEAK",
@@ -144,6 +179,8 @@ static void print_service(const struct service_file *service, const struct servi
                    counter[COUNTER_SHED_LATE],
                counter[COUNTER_BUFFER], counter[COUNTER_READS_PAUSED]);
         print_own_limits(&view->limits, process);
+        if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
+            print_found("    conns=auto", &process->found);
     }
     puts("listeners");
     printf("  %8s %9s  %s\n", "QUEUE", "QUEUE-MAX", "ADDRESS");

@@ -109,6 +109,23 @@ static struct kernel_sockets ask_kernel(bool listeners)
     return sockets;
 }
 
+uint64_t limit_of_process(const struct service_view *view, const struct process_view *process,
+                          enum limit_key key)
+{
+    return process->override_mask >> key & 1 ? process->override[key] : view->limits.value[key];
+}
+
+static struct found_view view_found(uint64_t limit, const struct segment_concurrency *found)
+{
+    return (struct found_view){
+        .ceiling = segment_ceiling(limit, found),
+        .verdict = atomic_load(&found->verdict),
+        .sojourn_us = atomic_load(&found->sojourn_us),
+        .least_us = atomic_load(&found->least_us),
+        .answers_per_s = atomic_load(&found->answers_per_s),
+    };
+}
+
 static void view_processes(const struct segment *segment, struct service_view *view)
 {
     uint32_t used = atomic_load(&segment->processes_used);
@@ -130,7 +147,9 @@ static void view_processes(const struct segment *segment, struct service_view *v
         seen->override_mask = atomic_load(&process->override_mask);
         for (unsigned j = 0; j < LIMIT_KEYS; j++)
             seen->override[j] = atomic_load(&process->override[j]);
+        seen->found = view_found(limit_of_process(view, seen, LIMIT_CONNS), &process->concurrency);
     }
+    view->found = view_found(view->limits.value[LIMIT_TOTAL_CONNS], &segment->concurrency);
     view->totals[COUNTER_CONNS_PEAK] = atomic_load(&segment->conns_peak);
     view->totals[COUNTER_BUFFER_PEAK] = atomic_load(&segment->buffer_peak);
 }

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "flood.h"
+
+#include "service.h"
+
+#define MICROSECOND UINT64_C(1000)
+/* A clock on the wall also counts what others ran meanwhile. */
+#define REFUSAL_MOST_NS (200 * MICROSECOND)
+/* What may be spent at once before the share counts: a few hundred refusals. */
+#define BURST_NS (10000 * MICROSECOND)
+
+static uint64_t share(void)
+{
+    return segment_limit(service.segment, LIMIT_SHED_SHARE);
+}
+
+/* A token bucket kept as one time, as accept-rate's is: see connections.c. */
+void flood_refused(uint64_t began_ns)
+{
+    _Atomic uint64_t *next = &service.segment->flood_next_ns;
+    uint64_t hundredths = share(), now = monotonic_ns(), cost = now - began_ns;
+    if (hundredths == LIMIT_OFF || hundredths == 0)
+        return;
+    cost = (cost < REFUSAL_MOST_NS ? cost : REFUSAL_MOST_NS) * 100 / hundredths;
+    uint64_t before = atomic_load(next), after;
+    do {
+        after = (before > now ? before : now) + cost;
+    } while (!atomic_compare_exchange_weak(next, &before, after));
+}
+
+bool flood_under_way(void)
+{
+    uint64_t next = atomic_load_explicit(&service.segment->flood_next_ns, memory_order_relaxed);
+    uint64_t hundredths = share();
+    if (next == 0 || hundredths == LIMIT_OFF || hundredths == 0)
+        return false;
+    uint64_t now = monotonic_ns(), burst = BURST_NS * 100 / hundredths;
+    /* A time far ahead is a damaged word, not a debt. */
+    return next > now + burst && next - now < 60 * UINT64_C(1000000000);
+}

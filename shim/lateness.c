@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "lateness.h"
+
+#include "real.h"
+#include "service.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+#define MILLISECOND UINT64_C(1000000)
+/* RFC 8289, 3.1: long against the target, and short against the patience of clients. */
+#define INTERVAL_LEAST_NS (100 * MILLISECOND)
+#define INTERVAL_TARGETS 4
+#define GROWN 2
+/* A queue that stood a moment ago needs no second proof. */
+#define WATCHED_INTERVALS 16
+
+uint64_t lateness_target(void)
+{
+    uint64_t target = segment_limit(service.segment, LIMIT_QUEUE_DELAY);
+    if (target != QUEUE_DELAY_WITH_AUTO)
+        return target;
+    return limit_is_auto(segment_limit(service.segment, LIMIT_TOTAL_CONNS)) ||
+                   limit_is_auto(service_limit(LIMIT_CONNS))
+               ? QUEUE_DELAY_AUTO_NS
+               : LIMIT_OFF;
+}
+
+static bool ask(int fd, struct tcp_info *info)
+{
+    socklen_t length = sizeof *info;
+    int saved = errno;
+    bool known = kernel_call(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, info, &length) == 0;
+    errno = saved;
+    return known;
+}
+
+uint64_t lateness_waited(int fd)
+{
+    struct tcp_info info = {0};
+    return ask(fd, &info) ? info.tcpi_last_ack_recv * MILLISECOND : 0;
+}
+
+/* Of a listener, tcpi_unacked is the length of the accept queue, and tcpi_sacked its backlog. */
+static struct tcp_info queue_of(int fd)
+{
+    struct tcp_info info = {0};
+    ask(fd, &info);
+    return info;
+}
+
+/* The first who is late: the queue may be a burst, which will have been worked off in a while. */
+static void suspect(int fd, struct segment_listener *shared, uint64_t until)
+{
+    uint32_t queue = queue_of(fd).tcpi_unacked;
+    atomic_store_explicit(&shared->late_queue, queue ? queue : 1, memory_order_relaxed);
+    atomic_store_explicit(&shared->late_from_ns, until, memory_order_relaxed);
+}
+
+/* A burst does not go on growing, or turn others away. */
+static bool overflows(int fd, const struct segment_listener *shared)
+{
+    struct tcp_info queue = queue_of(fd);
+    return queue.tcpi_unacked >=
+               GROWN * atomic_load_explicit(&shared->late_queue, memory_order_relaxed) ||
+           (queue.tcpi_unacked && queue.tcpi_unacked >= queue.tcpi_sacked);
+}
+
+bool lateness_sheds(int fd, struct listener *listener, uint64_t waited_ns, uint64_t target_ns)
+{
+    struct segment_listener *shared = listener->shared;
+    if (!shared)
+        return false;
+    uint64_t now = monotonic_ns(), interval = target_ns * INTERVAL_TARGETS;
+    interval = interval > INTERVAL_LEAST_NS ? interval : INTERVAL_LEAST_NS;
+    atomic_store_explicit(&shared->crowded, waited_ns * 2 >= target_ns, memory_order_relaxed);
+    uint64_t from = atomic_load_explicit(&shared->late_from_ns, memory_order_relaxed);
+    if (waited_ns < target_ns) {
+        if (from)
+            atomic_store_explicit(&shared->late_from_ns, 0, memory_order_relaxed);
+        return false;
+    }
+    uint64_t until = atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed);
+    if (until <= now && from == 0) {
+        suspect(fd, shared, now + interval);
+        return false;
+    }
+    if (until <= now && now < from && !overflows(fd, shared))
+        return false;
+    atomic_store_explicit(&shared->standing_until_ns, now + interval * WATCHED_INTERVALS,
+                          memory_order_relaxed);
+    return true;
+}

@@ -1,0 +1,443 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+"""Unmodified servers at up to ten times their capacity: bare, behind HAProxy, under a connection limit of
+nftables, and under the shim. Goodput is what was answered within the clients' patience of one second.
+
+    overload.py [--check] [--seconds S] [SUBJECT]...
+
+Prints a table for each subject and draws build/overload.svg. --check is the short form that `make test` runs:
+a few rows, and an exit code that tells whether the shim held what it promises.
+"""
+import argparse
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
+SHIM_RUNTIME = os.environ.get("SANITIZER_RUNTIME", "")
+LOADS = [0.5, 1, 1.5, 2, 4, 8, 10]
+WORK_MS = 4
+QUEUE_DELAY_MS = 50
+FIXED = f"queue-delay={QUEUE_DELAY_MS}ms"
+
+NODE = """
+const work = () => { let x = 0; for (let i = 0; i < +process.argv[3]; i++) x += Math.sqrt(i ^ x); return x; };
+require('http').createServer((q, r) => { work(); r.end('served\\n'); }).listen(+process.argv[2], '127.0.0.1', 511);
+"""
+PYTHON = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        x = 0
+        for i in range(int(sys.argv[2])): x += i * i
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"served\\n")
+    def log_message(self, *_): pass
+class Server(HTTPServer):
+    request_queue_size = 511
+    def handle_error(self, *_): pass
+Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+LUA = """
+function handle(r)
+    local x = 0
+    for i = 1, %d do x = x + i %% 7 end
+    r.content_type = "text/plain"
+    r:puts("served\\n")
+    return apache2.OK
+end
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition, what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"overload.py: {what} did not come about")
+        time.sleep(0.01)
+
+
+def answers(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+class Subject:
+    """A server with some milliseconds of work in each request. `turns` of its loop make up one."""
+
+    query = None
+
+    def __init__(self):
+        self.turns = self.first_turns
+
+    def prepare(self, directory, port):
+        raise NotImplementedError
+
+    def ask(self):
+        return [self.query % self.turns] if self.query else []
+
+
+class Node(Subject):
+    name, fixed, first_turns = "node", FIXED, 300000
+
+    def prepare(self, directory, port):
+        path = directory + "/server.js"
+        with open(path, "w", encoding="ascii") as file:
+            file.write(NODE)
+        return ["node", path, str(port), str(self.turns)]
+
+
+class Python(Subject):
+    name, fixed, first_turns = "python", FIXED, 60000
+
+    def prepare(self, directory, port):
+        path = directory + "/server.py"
+        with open(path, "w", encoding="ascii") as file:
+            file.write(PYTHON)
+        return ["/usr/bin/python3", path, str(port), str(self.turns)]
+
+
+class Apache(Subject):
+    name, fixed, first_turns = "apache", FIXED + " total-conns=4", 300000
+
+    def prepare(self, directory, port):
+        modules = "/usr/lib/apache2/modules"
+        with open(directory + "/page.lua", "w", encoding="ascii") as file:
+            file.write(LUA % self.turns)
+        with open(directory + "/conf", "w", encoding="ascii") as file:
+            file.write(f"""ServerRoot {directory}
+ServerName localhost
+PidFile {directory}/pid
+ErrorLog {directory}/error
+Listen 127.0.0.1:{port}
+DocumentRoot {directory}
+Mutex file:{directory}
+LoadModule mpm_prefork_module {modules}/mod_mpm_prefork.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule lua_module {modules}/mod_lua.so
+User {pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() else "www-data"}
+StartServers 50
+MinSpareServers 10
+MaxSpareServers 200
+MaxRequestWorkers 200
+LuaScope server
+LuaMapHandler / {directory}/page.lua
+""")
+        return ["apache2", "-D", "FOREGROUND", "-f", directory + "/conf"]
+
+
+class MariaDB(Subject):
+    name, fixed, first_turns = "mariadb", FIXED + " conns=4 busy=mysql", 20000
+    query = "SELECT BENCHMARK(%d, MD5('x'))"
+
+    def prepare(self, directory, port):
+        user = "mysql" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        subprocess.run(["mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={directory}/data",
+                        "--auth-root-authentication-method=normal"],
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return ["mariadbd", "--no-defaults", f"--user={user}", f"--datadir={directory}/data",
+                f"--port={port}", "--bind-address=127.0.0.1", f"--socket={directory}/sock",
+                f"--pid-file={directory}/pid", "--max-connections=500", "--skip-grant-tables",
+                "--skip-networking=0", "--back-log=511"]
+
+
+PROGRAMS = {"node": "node", "python": "/usr/bin/python3", "apache": "apache2", "mariadb": "mariadbd"}
+SUBJECTS = {kind.name: kind for kind in (Node, Python, Apache, MariaDB)}
+
+
+class Running:
+    """A subject that runs: bare (limits is None) or under the shim."""
+
+    def __init__(self, subject, limits=None):
+        self.port = self.front = free_port()
+        self.directory = tempfile.mkdtemp(prefix="backpressure-overload-")
+        os.chmod(self.directory, 0o777)
+        self.service = f"overload-{os.getpid()}-{self.port}"
+        command = subject.prepare(self.directory, self.port)
+        if limits is not None:
+            command = [BUILD + "/bpctl", "run", "--name", self.service, *limits.split(), "--"] + command
+        with open(self.directory + "/log", "wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self.helpers = []
+        wait_until(lambda: answers(self.port), f"{subject.name} on its port")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.helpers + [self.process]:
+            try:
+                os.killpg(process.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def memory_mb(self):
+        """Resident memory of the server and all its children, in MB."""
+        pids, total = [str(self.process.pid)], 0
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as file:
+                    if file.read().rsplit(")", 1)[1].split()[1] in pids:
+                        pids.append(entry)
+            except OSError:
+                pass
+        for pid in pids:
+            try:
+                with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+                    total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+            except OSError:
+                pass
+        return total / 1024
+
+    def show(self):
+        return json.loads(subprocess.run([BUILD + "/bpctl", "show", self.service, "--json"], check=True,
+                                         capture_output=True).stdout)
+
+
+def offer(server, subject, rate, seconds, retry="none"):
+    """What came of `rate` clients a second ('xN': N at a time) for that long."""
+    command = [BUILD + "/tests/openloop", str(server.front), str(rate), str(seconds), "1000", retry]
+    load = subprocess.Popen(command + subject.ask(), stdout=subprocess.PIPE)
+    time.sleep(min(seconds / 2, 2))
+    memory = server.memory_mb()
+    result = json.loads(load.communicate()[0])
+    result["memory_mb"] = memory
+    return result
+
+
+def behind_haproxy(server):
+    """HAProxy in front: at most 8 at a time, and 300 ms of waiting."""
+    server.front = free_port()
+    path = server.directory + "/haproxy.cfg"
+    with open(path, "w", encoding="ascii") as file:
+        file.write(f"""global
+ maxconn 20000
+defaults
+ mode http
+ timeout client 10s
+ timeout connect 5s
+ timeout server 10s
+ timeout queue 300ms
+frontend all
+ bind 127.0.0.1:{server.front}
+ default_backend one
+backend one
+ option httpclose
+ server one 127.0.0.1:{server.port} maxconn 8
+""")
+    server.helpers.append(subprocess.Popen(["haproxy", "-db", "-f", path], stdout=subprocess.DEVNULL,
+                                           stderr=subprocess.DEVNULL, start_new_session=True))
+    wait_until(lambda: answers(server.front), "haproxy")
+
+
+class Nft:
+    """A connection limit in the kernel: more than 8 at once are reset."""
+
+    def __init__(self, port):
+        self.table = f"overload{port}"
+        rules = (f"table inet {self.table} {{ chain input {{ type filter hook input priority 0; "
+                 f"tcp dport {port} ct state new ct count over 8 reject with tcp reset; }} }}")
+        self.works = shutil.which("nft") is not None and \
+            subprocess.run(["nft", rules], capture_output=True).returncode == 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.works:
+            subprocess.run(["nft", "delete", "table", "inet", self.table], check=False)
+
+
+def calibrate(subject):
+    """Finds the turns that make WORK_MS, and the capacity: the server's own best, in answers a second."""
+    for _ in range(3):
+        with Running(subject) as server:
+            offer(server, subject, "x1", 0.5)
+            alone = offer(server, subject, "x1", 1)
+        subject.turns = max(1, int(subject.turns * WORK_MS / alone["p50_ms"]))
+    with Running(subject) as server:
+        offer(server, subject, "x1", 1)
+        alone = offer(server, subject, "x1", 2)
+        best = max(offer(server, subject, clients, 2)["goodput"] for clients in ("x2", "x4", "x8"))
+    return best, alone["p99_ms"]
+
+
+def row(name, load, best, result):
+    print(f"  {name:<10} {load:>5} {result['goodput']:>9.1f} {result['goodput'] / best:>6.2f} "
+          f"{result['p50_ms']:>8.1f} {result['p99_ms']:>8.1f} {result['refused']:>8} "
+          f"{result['refusal_p50_ms']:>8.1f} {result['reset']:>7} {result['gave_up']:>7} "
+          f"{result['memory_mb']:>7.0f}", flush=True)
+
+
+HEAD = (f"  {'':<10} {'load':>5} {'goodput/s':>9} {'share':>6} {'p50 ms':>8} {'p99 ms':>8} {'refused':>8} "
+        f"{'after ms':>8} {'reset':>7} {'gave up':>7} {'MB':>7}")
+
+
+def contenders(subject):
+    """Name, the shim's limits (None: without it), and what else stands in front."""
+    yield "bare", None, None
+    if not subject.query and shutil.which("haproxy"):
+        yield "haproxy", None, "haproxy"
+    yield "nft", None, "nft"
+    yield "shim", subject.fixed, None
+    yield "shim auto", ("total-conns=auto" if subject.name == "apache" else "conns=auto"), None
+
+
+def compare(subject, seconds, loads):
+    """Every contender at every load; returns {name: [(load, share of best)]}."""
+    best, alone_p99 = calibrate(subject)
+    curves = {}
+    print(f"\n{subject.name}: best {best:.0f} answers/s, p99 alone {alone_p99:.1f} ms\n{HEAD}", flush=True)
+    for name, limits, front in contenders(subject):
+        with Running(subject, limits) as server, Nft(server.port if front == "nft" else 0) \
+                if front == "nft" else open(os.devnull, encoding="ascii") as rules:
+            if front == "nft" and not rules.works:
+                print("  nft        (not available here)")
+                continue
+            if front == "haproxy":
+                behind_haproxy(server)
+            offer(server, subject, "x1", 1)
+            for load in loads:
+                result = offer(server, subject, load * best, seconds)
+                row(name, load, best, result)
+                curves.setdefault(name, []).append((load, result["goodput"] / best))
+    return best, curves
+
+
+def recovery(subject, best):
+    """Seconds until goodput is back after a spike of ten times capacity ends."""
+    print(f"  recovery: seconds from the end of a spike (10x, 3 s) until 0.5x is answered again")
+    spike_ends, calm = 6, 0.5 * best
+    for name, limits, front in contenders(subject):
+        if front:
+            continue
+        with Running(subject, limits) as server:
+            result = offer(server, subject, f"{calm}:3,{10 * best}:3,{calm}:8", 14)
+        back = None
+        for slot in range(spike_ends * 10, 135):
+            if sum(result["series"][slot:slot + 5]) / 5 * 10 >= 0.8 * calm:
+                back = slot / 10 - spike_ends
+                break
+        print(f"  {name:<10} {'never' if back is None else f'{back:.1f}'}", flush=True)
+
+
+def retry_storm(subject, best):
+    """At twice the capacity for 5 s, clients that come back."""
+    if subject.query:
+        return
+    print("  retries: at 2x for 8 s, clients that were refused or gave up come back")
+    for name, limits, retry in (("bare", None, "at-once"), ("shim", subject.fixed, "at-once"),
+                                ("shim", subject.fixed + " retry-after=1..5", "retry-after")):
+        with Running(subject, limits) as server:
+            result = offer(server, subject, 2 * best, 8, retry)
+        print(f"  {name:<10} {retry:<12} {result['attempts'] / result['offered']:.2f} attempts a client, "
+              f"{result['served'] / result['offered']:.2f} of them served, goodput {result['goodput'] / best:.2f}",
+              flush=True)
+
+
+def draw(all_curves):
+    """Goodput against offered load, a panel for each subject."""
+    if not shutil.which("gnuplot"):
+        print("gnuplot is missing: no picture")
+        return
+    path = BUILD + "/overload.svg"
+    lines = [f"set terminal svg size {460 * len(all_curves)},380 background 'white'", f"set output '{path}'",
+             f"set multiplot layout 1,{len(all_curves)}", "set xlabel 'offered load / capacity'",
+             "set ylabel 'goodput / capacity'", "set yrange [0:1.15]", "set key bottom left", "set grid"]
+    for subject, curves in all_curves.items():
+        lines.append(f"set title '{subject}'")
+        for index, points in enumerate(curves.values()):
+            lines.append(f"$d{index} << EOD")
+            lines += [f"{load} {share:.3f}" for load, share in points]
+            lines.append("EOD")
+        lines.append("plot " + ", ".join(f"$d{index} with linespoints title '{name}'"
+                                         for index, name in enumerate(curves)))
+    subprocess.run(["gnuplot"], input="\n".join(lines).encode(), check=True)
+    print(f"\npicture: {path}")
+
+
+def check(subject):
+    """The promises, with room for noisy machines. Returns what was broken."""
+    best, alone_p99 = calibrate(subject)
+    broken = []
+
+    def promise(kept, what):
+        print(f"  {'kept  ' if kept else 'BROKEN'} {what}", flush=True)
+        if not kept:
+            broken.append(f"{subject.name}: {what}")
+
+    print(f"{subject.name}: best {best:.0f} answers/s, p99 alone {alone_p99:.1f} ms\n{HEAD}", flush=True)
+    with Running(subject) as server:
+        bare = offer(server, subject, 10 * best, 4)
+        row("bare", 10, best, bare)
+    with Running(subject, subject.fixed) as server:
+        calm = offer(server, subject, 0.5 * best, 3)
+        row("shim", 0.5, best, calm)
+        promise(calm["refused"] + calm["reset"] + calm["gave_up"] == 0, "at half its capacity nobody is refused")
+        fixed = offer(server, subject, 10 * best, 5)
+        row("shim", 10, best, fixed)
+        totals = server.show()["totals"]
+        promise(fixed["goodput"] > 0.7 * best, "at 10x goodput stays near the best")
+        promise(fixed["goodput"] > 1.5 * bare["goodput"], "and far above the bare server's")
+        promise(fixed["p99_ms"] < 5 * alone_p99 + 4 * QUEUE_DELAY_MS, "who is admitted is served soon")
+        promise(fixed["refused"] > 0 and totals["shed_late"] + totals["shed_busy"] > 0, "others hear so")
+    with Running(subject, "total-conns=auto") as server:
+        auto = offer(server, subject, 10 * best, 6)
+        row("shim auto", 10, best, auto)
+        promise(auto["goodput"] > 0.65 * best, "with total-conns=auto and nothing else, too")
+        promise("why" in server.show().get("auto", {}), "bpctl show says where it stands")
+    return broken
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("subject", nargs="*", choices=[*SUBJECTS, []], default=[])
+    options = parser.parse_args()
+    names = options.subject or (["node", "python"] if options.check else list(SUBJECTS))
+    broken, all_curves = [], {}
+    for name in names:
+        if not shutil.which(PROGRAMS[name]):
+            print(f"{name}: not installed")
+            continue
+        subject = SUBJECTS[name]()
+        if options.check:
+            broken += check(subject)
+            continue
+        best, all_curves[name] = compare(subject, options.seconds, LOADS)
+        recovery(subject, best)
+        retry_storm(subject, best)
+    if all_curves:
+        draw(all_curves)
+    for line in broken:
+        print(f"FAILED: {line}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
