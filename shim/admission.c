@@ -4,6 +4,7 @@
 #include "audit.h"
 #include "connections.h"
 #include "credit.h"
+#include "due.h"
 #include "flood.h"
 #include "flows.h"
 #include "lateness.h"
@@ -39,6 +40,7 @@
 /* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn.
  */
 #define REFUSALS_PER_CALL 64
+#define REFUSALS_PER_BILL 16
 /* So many EAGAINs without a wait in between are a loop that the shim cannot see into. */
 #define IDLE_ACCEPTS 16
 #define IDLE_NAP_NS (2 * MILLISECOND)
@@ -52,7 +54,7 @@ struct admission {
     bool blocking;
     uint64_t deadline_ns; /* NEVER without SO_RCVTIMEO */
     unsigned refusals;
-    uint64_t turn_ns; /* when this attempt began */
+    uint64_t billed_ns; /* processor time when refusals were billed last */
     struct held_signals held;
 };
 
@@ -103,15 +105,18 @@ bool admission_shut(void)
                                           !anybody_exempt() && lateness_target() == LIMIT_OFF);
 }
 
-/* Under hold: who has waited in vain for longer than queue-delay is to hear so. One is taken out of
- * the kernel's queue at a time, to see how long it waited. */
+/*
+ * Under hold: while no slot becomes free at all, nobody is accepted who could be found to be late.
+ * Then one at a time is taken out of the kernel's queue, to see how long it waited.
+ */
 static bool wants_a_look(const struct listener *listener)
 {
-    uint64_t target = lateness_target(), since;
+    uint64_t target = lateness_target(), since, freed;
     if (target == LIMIT_OFF || waiting_room_count(listeners_index(listener)) > 0)
         return false;
     since = atomic_load_explicit(&listener->holding_since_ns, memory_order_relaxed);
-    return since && monotonic_ns() - since > target;
+    freed = atomic_load_explicit(&service.segment->freed_ns, memory_order_relaxed);
+    return since && monotonic_ns() - (since > freed ? since : freed) > target;
 }
 
 static bool let_in(const struct listener *listener)
@@ -149,20 +154,28 @@ bool admission_pending(const struct listener *listener)
            waiting_room_ready(listeners_index(listener));
 }
 
+static void shed_parked_at(uint32_t index, struct listener *listener, uint64_t target)
+{
+    uint64_t since;
+    while ((since = waiting_room_since(index)) > 0 &&
+           lateness_sheds(-1, listener, (struct lateness_client){monotonic_ns() - since, false},
+                          target)) {
+        int fd = waiting_room_take_first(index);
+        if (fd >= 0)
+            shedding_refuse(fd, refusal(), true);
+    }
+}
+
 /* Who waits for a slot in the waiting room may be late by now. */
 static void shed_parked(void)
 {
-    uint64_t target = waiting_room_occupied() ? lateness_target() : LIMIT_OFF, since;
+    uint64_t target = waiting_room_occupied() ? lateness_target() : LIMIT_OFF;
     if (target == LIMIT_OFF || connections_room() == RESERVED)
         return;
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         struct listener *listener = waiting_room_count(i) ? listeners_number(i) : NULL;
-        while (listener && (since = waiting_room_since(i)) > 0 &&
-               lateness_sheds(-1, listener, monotonic_ns() - since, target)) {
-            int fd = waiting_room_take_first(i);
-            if (fd >= 0)
-                shedding_refuse(fd, refusal(), true);
-        }
+        if (listener)
+            shed_parked_at(i, listener, target);
     }
 }
 
@@ -287,6 +300,9 @@ static int admit_parked(const struct admission *admission)
     struct sockaddr_storage from = {0};
     socklen_t length = sizeof from;
     uint32_t peer;
+    uint64_t target = lateness_target();
+    if (target != LIMIT_OFF)
+        shed_parked_at(listeners_index(admission->listener), admission->listener, target);
     int fd = waiting_room_next(listeners_index(admission->listener), &peer);
     if (fd < 0)
         return -1;
@@ -298,11 +314,20 @@ static int admit_parked(const struct admission *admission)
     return fd;
 }
 
+/* Charges what refusals cost since the last time: the clock is a system call, so not for each. */
+static void bill_refusals(struct admission *admission)
+{
+    uint64_t spent = spent_ns();
+    if (admission->billed_ns)
+        flood_refused(spent - admission->billed_ns);
+    admission->billed_ns = spent;
+}
+
 static int refuse(struct admission *admission, int fd, enum when_full how, bool late)
 {
+    if (admission->refusals++ % REFUSALS_PER_BILL == 0)
+        bill_refusals(admission);
     shedding_refuse(fd, how, late);
-    flood_refused(admission->turn_ns);
-    admission->refusals++;
     return TRY_AGAIN;
 }
 
@@ -326,18 +351,18 @@ static int turn_away_peer(struct admission *admission, int fd, struct peer_key k
 }
 
 /* How long the client of the accepted `fd` waited; only with queue-delay is the kernel asked. */
-static uint64_t waited_for(const struct admission *admission, int fd)
+static struct lateness_client ask_about(const struct admission *admission, int fd)
 {
     return lateness_target() == LIMIT_OFF || admission->listener->family == AF_UNIX
-               ? 0
-               : lateness_waited(fd);
+               ? (struct lateness_client){0}
+               : lateness_ask(fd);
 }
 
-static bool is_late(const struct admission *admission, uint64_t waited_ns)
+static bool is_late(const struct admission *admission, struct lateness_client client)
 {
     uint64_t target = lateness_target();
     return target != LIMIT_OFF &&
-           lateness_sheds(admission->fd, admission->listener, waited_ns, target);
+           lateness_sheds(admission->fd, admission->listener, client, target);
 }
 
 /* Accepts one. `reserved` tells whether there is a slot for it, or it came to be refused. */
@@ -368,8 +393,8 @@ static int accept_one(struct admission *admission, bool reserved)
         return fd;
     }
     struct peer_key key = connections_peer_key(&from);
-    uint64_t waited = waited_for(admission, fd);
-    if (is_late(admission, waited)) {
+    struct lateness_client client = ask_about(admission, fd);
+    if (is_late(admission, client)) {
         if (reserved)
             connections_cancel();
         return refuse(admission, fd, refusal(), true);
@@ -377,10 +402,10 @@ static int accept_one(struct admission *admission, bool reserved)
     if (!reserved) {
         if (when_full() != WHEN_FULL_HOLD)
             return refuse(admission, fd, when_full(), false);
-        return park(admission, fd, key, waited);
+        return park(admission, fd, key, client.waited_ns);
     }
     if (!connections_reserve_peer(key, true, &peer))
-        return turn_away_peer(admission, fd, key, waited);
+        return turn_away_peer(admission, fd, key, client.waited_ns);
     connections_commit(fd, listener->family, listener->auditable, peer);
     hand_out_address(admission, &from, length);
     return fd;
@@ -422,7 +447,6 @@ static int attempt(struct admission *admission)
 
     if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
         return MUST_WAIT;
-    admission->turn_ns = monotonic_ns();
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     if (admission->blocking)
         lock_listener(admission->listener);
@@ -664,5 +688,10 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
                                       : (pthread_testcancel(), accept_nonblocking(&admission));
     if (accepted >= 0)
         errno = saved;
+    if (admission.refusals) {
+        saved = errno;
+        bill_refusals(&admission);
+        errno = saved;
+    }
     return accepted;
 }

@@ -13,6 +13,7 @@
 #define WINDOW_MOST_NS SECOND /* then a single answer is enough */
 #define WINDOW_SAMPLES 10
 #define EPOCH_NS (20 * SECOND)
+#define SOJOURN_MOST_NS (10 * SECOND) /* its square, ten thousand times, fits a word */
 #define SPARE_LEAST 3
 #define PROBE_WINDOWS 2 /* the first still has those that came before */
 #define PROBE_SHARE 4
@@ -53,21 +54,21 @@ static uint64_t root(uint64_t square)
 
 /* What a window came to. */
 struct window {
-    uint64_t length_ns, mean_us;
+    uint64_t length_ns, mean_us, sojourn_us;
     uint64_t answers, conns, conns_most; /* conns in hundredths, on average */
 };
 
-/* The smallest mean of this epoch and the one before. */
-static uint64_t least_sojourn(struct segment_concurrency *found, uint64_t mean_us, uint64_t now)
+/* The smallest sojourn of this epoch and the one before. */
+static uint64_t least_sojourn(struct segment_concurrency *found, uint64_t sojourn_us, uint64_t now)
 {
     uint64_t epoch = atomic_load(&found->epoch_ns);
     if (epoch == 0 || now - epoch > EPOCH_NS) {
         store(&found->least_before_us, load(&found->least_now_us));
-        store(&found->least_now_us, mean_us);
+        store(&found->least_now_us, sojourn_us);
         atomic_store(&found->epoch_ns, now);
     }
-    if (mean_us < load(&found->least_now_us))
-        store(&found->least_now_us, mean_us);
+    if (sojourn_us < load(&found->least_now_us))
+        store(&found->least_now_us, sojourn_us);
     uint64_t least = load(&found->least_now_us), before = load(&found->least_before_us);
     return before && before < least ? before : least;
 }
@@ -80,7 +81,7 @@ static uint64_t target_of(const struct window *window, uint64_t ceiling, uint64_
                           (window->length_ns ? window->length_ns : 1);
     in_service = in_service > 100 ? in_service : 100;
     uint64_t conns = window->conns > in_service ? window->conns : in_service;
-    return (conns * least_us / (window->mean_us ? window->mean_us : 1) +
+    return (conns * least_us / (window->sojourn_us ? window->sojourn_us : 1) +
             spare * conns * 100 / in_service) /
            100;
 }
@@ -102,12 +103,12 @@ static void end_probe(struct segment_concurrency *found, uint64_t least_before_u
     store(&found->ceiling, load(&found->ceiling_before));
 }
 
-static void tell(uint64_t limit, struct segment_concurrency *found, uint64_t mean_us,
+static void tell(uint64_t limit, struct segment_concurrency *found, uint64_t sojourn_us,
                  uint64_t least_us)
 {
     char text[SEGMENT_EVENT_TEXT];
     snprintf(text, sizeof text, "an answer takes %llu.%llu ms, %llu.%llu at least",
-             (unsigned long long)mean_us / 1000, (unsigned long long)mean_us / 100 % 10,
+             (unsigned long long)sojourn_us / 1000, (unsigned long long)sojourn_us / 100 % 10,
              (unsigned long long)least_us / 1000, (unsigned long long)least_us / 100 % 10);
     service_event(EVENT_CEILING, segment_ceiling(limit, found), text);
 }
@@ -116,10 +117,10 @@ static void decide(struct segment_concurrency *found, uint64_t limit, const stru
                    uint64_t now)
 {
     uint64_t ceiling = segment_ceiling(limit, found), least_before = load(&found->least_us);
-    uint64_t least = least_sojourn(found, window->mean_us, now);
+    uint64_t least = least_sojourn(found, window->sojourn_us, now);
     uint32_t probing = load(&found->probing);
 
-    store(&found->sojourn_us, window->mean_us);
+    store(&found->sojourn_us, window->sojourn_us);
     store(&found->least_us, least);
     store(&found->answers_per_s, window->answers * SECOND / window->length_ns);
     if (probing) {
@@ -147,7 +148,7 @@ static void decide(struct segment_concurrency *found, uint64_t limit, const stru
                            : next < ceiling ? CONCURRENCY_LOWERED
                                             : CONCURRENCY_STEADY);
     if (next > ceiling + ceiling / TOLD_STEP || next + next / TOLD_STEP < ceiling)
-        tell(limit, found, window->mean_us, least);
+        tell(limit, found, window->sojourn_us, least);
 }
 
 static void sample(struct segment_concurrency *found, uint64_t limit, const struct gauge *conns,
@@ -159,7 +160,9 @@ static void sample(struct segment_concurrency *found, uint64_t limit, const stru
     if (open > most)
         store(&found->conns_most, open);
     if (sojourn_ns) {
-        atomic_fetch_add(&found->sum_us, sojourn_ns / 1000 + 1);
+        uint64_t us = (sojourn_ns < SOJOURN_MOST_NS ? sojourn_ns : SOJOURN_MOST_NS) / 1000 + 1;
+        atomic_fetch_add(&found->sum_us, us);
+        atomic_fetch_add(&found->sum_of_squares, us * us);
         atomic_fetch_add(&found->samples, 1);
     }
     uint64_t began = atomic_load(&found->window_ns);
@@ -169,9 +172,12 @@ static void sample(struct segment_concurrency *found, uint64_t limit, const stru
                               : now - began >= WINDOW_LEAST_NS && samples >= WINDOW_SAMPLES);
     if ((began && !over) || !atomic_compare_exchange_strong(&found->window_ns, &began, now))
         return;
+    uint64_t sum = atomic_exchange(&found->sum_us, 0);
+    uint64_t squares = atomic_exchange(&found->sum_of_squares, 0);
     struct window window = {
         .length_ns = now - began,
-        .mean_us = samples ? atomic_exchange(&found->sum_us, 0) / samples : 0,
+        .mean_us = samples ? sum / samples : 0,
+        .sojourn_us = sum ? squares / sum : 0,
         .answers = answers,
         .conns = answers ? (uint64_t)atomic_exchange(&found->conns_sum, 0) * 100 / answers : 0,
         .conns_most = load(&found->conns_most),
@@ -179,7 +185,7 @@ static void sample(struct segment_concurrency *found, uint64_t limit, const stru
     store(&found->answers, 0);
     store(&found->samples, 0);
     store(&found->conns_most, open);
-    if (began == 0 || window.mean_us == 0)
+    if (began == 0 || window.sojourn_us == 0)
         return;
     uint64_t before = segment_ceiling(limit, found);
     decide(found, limit, &window, now);

@@ -408,6 +408,7 @@ static bool free_slot(uint32_t slot, uint32_t state)
     atomic_store(&segment->conn_state[slot], ((state >> 2) + 1) << 2 | CONN_FREE);
     peer_give(peer);
     gauge_give(&segment->conns);
+    atomic_store_explicit(&segment->freed_ns, monotonic_ns(), memory_order_relaxed);
     segment_wake(segment, false);
     return true;
 }

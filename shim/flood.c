@@ -4,8 +4,6 @@
 #include "service.h"
 
 #define MICROSECOND UINT64_C(1000)
-/* A clock on the wall also counts what others ran meanwhile. */
-#define REFUSAL_MOST_NS (200 * MICROSECOND)
 /* What may be spent at once before the share counts: a few hundred refusals. */
 #define BURST_NS (10000 * MICROSECOND)
 
@@ -15,16 +13,15 @@ static uint64_t share(void)
 }
 
 /* A token bucket kept as one time, as accept-rate's is: see connections.c. */
-void flood_refused(uint64_t began_ns)
+void flood_refused(uint64_t spent_ns)
 {
     _Atomic uint64_t *next = &service.segment->flood_next_ns;
-    uint64_t hundredths = share(), now = monotonic_ns(), cost = now - began_ns;
+    uint64_t hundredths = share(), now = monotonic_ns();
     if (hundredths == LIMIT_OFF || hundredths == 0)
         return;
-    cost = (cost < REFUSAL_MOST_NS ? cost : REFUSAL_MOST_NS) * 100 / hundredths;
     uint64_t before = atomic_load(next), after;
     do {
-        after = (before > now ? before : now) + cost;
+        after = (before > now ? before : now) + spent_ns * 100 / hundredths;
     } while (!atomic_compare_exchange_weak(next, &before, after));
 }
 

@@ -13,8 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A refusal took from `began_ns` (monotonic) until now. */
-void flood_refused(uint64_t began_ns);
+/* Refusals took so much processor time, in nanoseconds. */
+void flood_refused(uint64_t spent_ns);
 
 /* Whether refusals have used up their share. One load when none was made lately. */
 bool flood_under_way(void);

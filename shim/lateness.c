@@ -36,10 +36,13 @@ static bool ask(int fd, struct tcp_info *info)
     return known;
 }
 
-uint64_t lateness_waited(int fd)
+struct lateness_client lateness_ask(int fd)
 {
     struct tcp_info info = {0};
-    return ask(fd, &info) ? info.tcpi_last_ack_recv * MILLISECOND : 0;
+    if (!ask(fd, &info))
+        return (struct lateness_client){0};
+    return (struct lateness_client){info.tcpi_last_ack_recv * MILLISECOND,
+                                    info.tcpi_state == TCP_CLOSE_WAIT};
 }
 
 /* Of a listener, tcpi_unacked is the length of the accept queue, and tcpi_sacked its backlog. */
@@ -50,10 +53,24 @@ static struct tcp_info queue_of(int fd)
     return info;
 }
 
+uint32_t lateness_queue(int fd)
+{
+    return queue_of(fd).tcpi_unacked;
+}
+
+bool lateness_overfills(int fd, const struct listener *listener)
+{
+    if (!listener->shared || atomic_load_explicit(&listener->shared->standing_until_ns,
+                                                  memory_order_relaxed) <= monotonic_ns())
+        return false;
+    struct tcp_info queue = queue_of(fd);
+    return queue.tcpi_unacked * 2 > queue.tcpi_sacked;
+}
+
 /* The first who is late: the queue may be a burst, which will have been worked off in a while. */
 static void suspect(int fd, struct segment_listener *shared, uint64_t until)
 {
-    uint32_t queue = queue_of(fd).tcpi_unacked;
+    uint32_t queue = lateness_queue(fd);
     atomic_store_explicit(&shared->late_queue, queue ? queue : 1, memory_order_relaxed);
     atomic_store_explicit(&shared->late_from_ns, until, memory_order_relaxed);
 }
@@ -67,21 +84,25 @@ static bool overflows(int fd, const struct segment_listener *shared)
            (queue.tcpi_unacked && queue.tcpi_unacked >= queue.tcpi_sacked);
 }
 
-bool lateness_sheds(int fd, struct listener *listener, uint64_t waited_ns, uint64_t target_ns)
+bool lateness_sheds(int fd, struct listener *listener, struct lateness_client client,
+                    uint64_t target_ns)
 {
     struct segment_listener *shared = listener->shared;
     if (!shared)
         return false;
     uint64_t now = monotonic_ns(), interval = target_ns * INTERVAL_TARGETS;
     interval = interval > INTERVAL_LEAST_NS ? interval : INTERVAL_LEAST_NS;
-    atomic_store_explicit(&shared->crowded, waited_ns * 2 >= target_ns, memory_order_relaxed);
+    atomic_store_explicit(&shared->crowded, client.waited_ns * 2 >= target_ns,
+                          memory_order_relaxed);
     uint64_t from = atomic_load_explicit(&shared->late_from_ns, memory_order_relaxed);
-    if (waited_ns < target_ns) {
+    uint64_t until = atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed);
+    if (client.waited_ns < target_ns) {
+        if (client.closed && until > now)
+            return true;
         if (from)
             atomic_store_explicit(&shared->late_from_ns, 0, memory_order_relaxed);
         return false;
     }
-    uint64_t until = atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed);
     if (until <= now && from == 0) {
         suspect(fd, shared, now + interval);
         return false;

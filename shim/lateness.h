@@ -22,11 +22,29 @@
 /* The target in nanoseconds, or LIMIT_OFF. Two loads. */
 uint64_t lateness_target(void);
 
-/* How long the accepted `fd` waited, in nanoseconds; 0 when the kernel does not tell. */
-uint64_t lateness_waited(int fd);
+/* What the kernel tells of a connection that was just accepted. */
+struct lateness_client {
+    uint64_t waited_ns; /* 0 when it does not tell */
+    bool closed;        /* it will send no more: mostly one that gave up */
+};
+struct lateness_client lateness_ask(int fd);
 
-/* Whether who waited `waited_ns` at the listener, descriptor `fd`, is to be shed. Every accepted
- * client is shown here, since it is the short waits that tell that no queue stands. */
-bool lateness_sheds(int fd, struct listener *listener, uint64_t waited_ns, uint64_t target_ns);
+/*
+ * Whether a client of the listener, descriptor `fd`, is to be shed: it waited too long, or while
+ * the queue stands it has closed its side. Every accepted client is shown here, since it is the
+ * short waits that tell that no queue stands.
+ */
+bool lateness_sheds(int fd, struct listener *listener, struct lateness_client client,
+                    uint64_t target_ns);
+
+/*
+ * Whether the listener's queue should take no more for now: it stands and is half full. The kernel
+ * turns SYNs away only when it is full, and then also drops the last segment of handshakes under
+ * way, whose clients believe that they are connected (tcp_conn_request, tcp_check_req).
+ */
+bool lateness_overfills(int fd, const struct listener *listener);
+
+/* Connections that wait at the listener `fd`. */
+uint32_t lateness_queue(int fd);
 
 #endif

@@ -6,6 +6,7 @@
 #include "descriptors.h"
 #include "flood.h"
 #include "gate.h"
+#include "lateness.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -273,11 +274,16 @@ static bool all_gated(void)
     return true;
 }
 
-/* While refusals cost too much, a listener whose clients have to wait takes no more. */
-static bool gate_wanted(const struct listener *listener, bool all, bool flooded)
+/* While refusals cost too much, a listener whose clients have to wait takes no more until they are
+ * gone. */
+static bool gate_wanted(int fd, const struct listener *listener, bool all, bool flooded)
 {
-    return all ||
-           (flooded && atomic_load_explicit(&listener->shared->crowded, memory_order_relaxed));
+    if (all)
+        return true;
+    if (flooded && (atomic_load(&listener->shared->gated) ||
+                    atomic_load_explicit(&listener->shared->crowded, memory_order_relaxed)))
+        return lateness_queue(fd) > 0;
+    return lateness_overfills(fd, listener);
 }
 
 void listeners_gate(bool room)
@@ -285,17 +291,17 @@ void listeners_gate(bool room)
     struct segment *segment = service.segment;
     if (!service_active() || atomic_load(&listeners_end) == 0)
         return;
-    bool flooded = flood_under_way();
+    bool flooded = flood_under_way(), timed = lateness_target() != LIMIT_OFF;
     bool all = !room && (flooded || segment_limit(segment, LIMIT_QUEUE) == 0 ||
                          atomic_load(&segment->admission) != ADMISSION_OPEN);
-    if (all ? all_gated() : !flooded && !listeners_gated())
+    if (all ? all_gated() : !flooded && !timed && !listeners_gated())
         return;
     int end = descriptors_end(), saved = errno;
     for (int fd = 0; fd < end; fd++) {
         struct listener *listener = listeners_tracked(fd);
         if (!listener || !can_be_gated(listener))
             continue;
-        if (gate_wanted(listener, all, flooded))
+        if (gate_wanted(fd, listener, all, flooded))
             shut_gate(listener, fd);
         else
             open_gate(listener, fd);

@@ -93,13 +93,13 @@ struct segment_concurrency {
     _Atomic uint32_t verdict;              /* enum concurrency_verdict, of the last window */
     _Atomic uint32_t probing, next_probe;  /* windows left of a probe; windows until the next one */
     _Atomic uint32_t ceiling_before;       /* the probe */
-    _Atomic uint32_t sojourn_us, least_us; /* mean of the last window; least of such means */
+    _Atomic uint32_t sojourn_us, least_us; /* of the last window; least of late */
     _Atomic uint32_t least_now_us, least_before_us; /* in this epoch and the one before */
     _Atomic uint64_t epoch_ns;
     _Atomic uint32_t answers_per_s;
     /* the window under way */
-    _Atomic uint64_t window_ns; /* when it began */
-    _Atomic uint64_t sum_us;    /* sampled */
+    _Atomic uint64_t window_ns;              /* when it began */
+    _Atomic uint64_t sum_us, sum_of_squares; /* of the sampled sojourns */
     _Atomic uint32_t samples, answers, conns_sum, conns_most;
 };
 
@@ -195,6 +195,7 @@ struct segment {
     _Atomic uint32_t admission;       /* enum admission_switch */
     _Atomic uint32_t room;            /* futex: moves whenever a slot may have become free */
     _Atomic uint32_t room_awaited;    /* somebody sleeps on it */
+    _Atomic uint64_t freed_ns;        /* when a slot became free last */
     _Atomic uint64_t rate_next_ns;    /* token bucket, as the theoretical arrival time */
     _Atomic uint64_t flood_next_ns;   /* the same for processor time spent on refusals */
     _Atomic uint64_t audit_next_ns;   /* when the next dump of the kernel's sockets may start */

@@ -93,6 +93,8 @@ step "ways to accept and to close" build/tests/test_styles
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "limits and changes, live" build/tests/test_live
+step "busy replies, by real clients" build/tests/test_dialects
+step "overload" python3 tests/bench/overload.py --check node apache
 step "buffers of real servers" build/tests/test_buffers
 step "full-duplex streams" build/tests/test_duplex
 step "queue depths, by the probe and without" build/tests/test_depth

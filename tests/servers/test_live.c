@@ -202,6 +202,58 @@ static void no_queue_at_all_gates_syns_while_full(void **state)
     assert_true(crowd_until(&others, CLIENT_SERVED, 1, WITHIN_MS));
 }
 
+/* Under hold nobody is accepted while no slot becomes free; who waits too long hears so all the
+ * same. */
+static void who_waits_too_long_is_told(void **state)
+{
+    static const char *const recipes_tried[] = {"python", "nginx", "node", "apache-prefork"};
+    (void)state;
+    for (size_t i = 0; i < sizeof recipes_tried / sizeof *recipes_tried; i++) {
+        start(recipes_tried[i], LIMITS("total-conns=2", "queue-delay=50ms"));
+        come(&crowd, 12, 1);
+        assert_true(crowd_until(&crowd, CLIENT_ENDED, 10, WITHIN_MS));
+        assert_int_equal(crowd_count(&crowd, CLIENT_SERVED), 2);
+        for (size_t j = 0; j < crowd.count; j++)
+            if (crowd.client[j].state == CLIENT_ENDED)
+                assert_memory_equal(crowd.client[j].answer, "HTTP/1.1 503 ", 13);
+        assert_int_equal(total(&server, "shed_late"), 10);
+        assert_int_equal(crowd_leave(&crowd), 2);
+        come(&others, 2, 1);
+        assert_settles_at(&others, 2);
+        tear_down(state);
+    }
+}
+
+/* A wait that is short, or a ceiling that nobody comes up to, is no reason to refuse anybody. */
+static void who_comes_in_soon_is_not_refused(void **state)
+{
+    (void)state;
+    start("nginx", LIMITS("total-conns=20", "queue-delay=5s"));
+    come(&crowd, 60, 1);
+    for (size_t served = 20; served <= 60; served += 20) {
+        assert_settles_at(&crowd, 20);
+        assert_int_equal(crowd_leave(&crowd), 20);
+    }
+    assert_int_equal(total(&server, "shed_late"), 0);
+    assert_int_equal(total(&server, "shed_busy"), 0);
+}
+
+static void a_ceiling_that_finds_itself_stays_in_its_range(void **state)
+{
+    (void)state;
+    start("nginx", LIMITS("total-conns=auto:2..5", "when-full=busy"));
+    come(&crowd, 40, 1);
+    assert_true(crowd_until(&crowd, CLIENT_ENDED, 35, WITHIN_MS));
+    size_t served = crowd_count(&crowd, CLIENT_SERVED);
+    assert_true(served >= 2 && served <= 5);
+    assert_int_equal(BPCTL("show", server.name), 0);
+    assert_non_null(strstr(output, "total-conns    auto:2..5"));
+    assert_non_null(strstr(output, "answers/s"));
+    assert_int_equal(BPCTL("set", server.name, "total-conns=30"), 0);
+    come(&others, 40, 1);
+    assert_true(crowd_until(&others, CLIENT_SERVED, 30 - served, WITHIN_MS));
+}
+
 static void pause_resume_and_drain(void **state)
 {
     (void)state;
@@ -337,6 +389,9 @@ int main(int argc, char **argv)
         TEST(accept_rate_changes_live),
         TEST(queue_bounds_the_waiting_room_and_changes_live),
         TEST(no_queue_at_all_gates_syns_while_full),
+        TEST(who_waits_too_long_is_told),
+        TEST(who_comes_in_soon_is_not_refused),
+        TEST(a_ceiling_that_finds_itself_stays_in_its_range),
         TEST(pause_resume_and_drain),
         TEST(limit_of_one_process),
         TEST(conns_counts_each_worker),
