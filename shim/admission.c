@@ -556,7 +556,8 @@ static bool wait_in_slices(struct admission *admission, bool *watcher)
         pthread_testcancel();
         if (!wait_slice(admission, watcher))
             return false;
-        if (connections_room() == RESERVED || when_full() != WHEN_FULL_HOLD)
+        if (connections_room() == RESERVED || when_full() != WHEN_FULL_HOLD ||
+            wants_a_look(admission->listener))
             break;
     }
     return true;
