@@ -353,9 +353,10 @@ static int turn_away_peer(struct admission *admission, int fd, struct peer_key k
 /* How long the client of the accepted `fd` waited; only with queue-delay is the kernel asked. */
 static struct lateness_client ask_about(const struct admission *admission, int fd)
 {
-    return lateness_target() == LIMIT_OFF || admission->listener->family == AF_UNIX
-               ? (struct lateness_client){0}
-               : lateness_ask(fd);
+    struct lateness_client unknown = {.waited_ns = 0};
+    if (lateness_target() == LIMIT_OFF || admission->listener->family == AF_UNIX)
+        return unknown;
+    return lateness_ask(fd);
 }
 
 static bool is_late(const struct admission *admission, struct lateness_client client)
