@@ -5,7 +5,7 @@
 #   make test       builds and runs everything; on a fresh machine it installs its needs first
 #   make install    PREFIX=/usr/local DESTDIR=
 #   make deps       installs what a bare Debian 12 lacks (as root)
-#   make bench      what holding costs, and how soon the next client is in
+#   make bench      what ceilings cost and save, and what overload does with and without them
 #   make lint       clang-format, cppcheck
 VERSION := 0.1.0
 PREFIX ?= /usr/local
@@ -142,6 +142,7 @@ bench: tests
 	BUILD=$(BUILD) $(BUILD)/tests/bench_hold
 	BUILD=$(BUILD) python3 tests/bench/buffers.py
 	BUILD=$(BUILD) python3 tests/bench/probe.py
+	BUILD=$(BUILD) python3 tests/bench/overload.py
 
 .PHONY: deps
 deps:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "admission.h"
 
+#include "accept_wait.h"
 #include "audit.h"
 #include "connections.h"
 #include "credit.h"
@@ -8,16 +9,15 @@
 #include "flood.h"
 #include "flows.h"
 #include "lateness.h"
+#include "peers.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
 #include "shedding.h"
-#include "signals.h"
 #include "waiting_room.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <string.h>
@@ -26,15 +26,7 @@
 #include <unistd.h>
 
 #define MILLISECOND UINT64_C(1000000)
-#define NEVER UINT64_MAX
 #define EVENT_EVERY_NS (1000 * MILLISECOND) /* of one kind, in one process */
-/* One thread of the service looks itself so often, and audits; the futex wakes it, and all others,
- * sooner. */
-#define WATCHER_SLICE_NS (8 * MILLISECOND)
-#define SLEEPER_SLICE_NS (100 * MILLISECOND)
-#define WATCH_NS (4 * WATCHER_SLICE_NS)
-#define ATTENDED_POLL_MS 8
-#define MIXED_SLICE_MS 4
 /* Longer than anybody holds a listener's lock: one that was stopped or killed inside is passed. */
 #define LOCK_PATIENCE_NS (20 * MILLISECOND)
 /* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn.
@@ -46,16 +38,13 @@
 #define IDLE_NAP_NS (2 * MILLISECOND)
 
 struct admission {
-    int fd;
+    struct accept_wait wait;
     int flags;
     struct sockaddr *address;
     socklen_t *length;
-    struct listener *listener;
     bool blocking;
-    uint64_t deadline_ns; /* NEVER without SO_RCVTIMEO */
     unsigned refusals;
     uint64_t billed_ns; /* processor time when refusals were billed last */
-    struct held_signals held;
 };
 
 /* What one attempt came to, besides a descriptor. */
@@ -119,7 +108,7 @@ static bool wants_a_look(const struct listener *listener)
     return since && monotonic_ns() - (since > freed ? since : freed) > target;
 }
 
-static bool let_in(const struct listener *listener)
+bool admission_lets_in(const struct listener *listener)
 {
     if (!service_active())
         return true;
@@ -136,7 +125,7 @@ static bool let_in(const struct listener *listener)
 
 bool admission_visible(struct listener *listener)
 {
-    if (!let_in(listener))
+    if (!admission_lets_in(listener))
         return false;
     if (connections_room() == RESERVED || when_full() != WHEN_FULL_HOLD)
         listeners_note_holding(listener, false);
@@ -302,15 +291,16 @@ static int admit_parked(const struct admission *admission)
     uint32_t peer;
     uint64_t target = lateness_target();
     if (target != LIMIT_OFF)
-        shed_parked_at(listeners_index(admission->listener), admission->listener, target);
-    int fd = waiting_room_next(listeners_index(admission->listener), &peer);
+        shed_parked_at(listeners_index(admission->wait.listener), admission->wait.listener, target);
+    int fd = waiting_room_next(listeners_index(admission->wait.listener), &peer);
     if (fd < 0)
         return -1;
     flags_for(fd, admission->flags);
     if (kernel_call(SYS_getpeername, fd, &from, &length) < 0)
         length = 0; /* the client has gone; accept(2) hands such connections out, too */
     hand_out_address(admission, &from, length);
-    connections_commit(fd, admission->listener->family, admission->listener->auditable, peer);
+    connections_commit(fd, admission->wait.listener->family, admission->wait.listener->auditable,
+                       peer);
     return fd;
 }
 
@@ -334,7 +324,7 @@ static int refuse(struct admission *admission, int fd, enum when_full how, bool 
 static int park(struct admission *admission, int fd, struct peer_key key, uint64_t waited_ns)
 {
     service_count(COUNTER_HELD, 1);
-    if (!waiting_room_park(listeners_index(admission->listener), fd, key,
+    if (!waiting_room_park(listeners_index(admission->wait.listener), fd, key,
                            monotonic_ns() - waited_ns))
         return refuse(admission, fd, WHEN_FULL_RESET, false);
     return TRY_AGAIN;
@@ -354,7 +344,7 @@ static int turn_away_peer(struct admission *admission, int fd, struct peer_key k
 static struct lateness_client ask_about(const struct admission *admission, int fd)
 {
     struct lateness_client unknown = {.waited_ns = 0};
-    if (lateness_target() == LIMIT_OFF || admission->listener->family == AF_UNIX)
+    if (lateness_target() == LIMIT_OFF || admission->wait.listener->family == AF_UNIX)
         return unknown;
     return lateness_ask(fd);
 }
@@ -363,7 +353,7 @@ static bool is_late(const struct admission *admission, struct lateness_client cl
 {
     uint64_t target = lateness_target();
     return target != LIMIT_OFF &&
-           lateness_sheds(admission->fd, admission->listener, client, target);
+           lateness_sheds(admission->wait.fd, admission->wait.listener, client, target);
 }
 
 /* Accepts one. `reserved` tells whether there is a slot for it, or it came to be refused. */
@@ -371,10 +361,10 @@ static int accept_one(struct admission *admission, bool reserved)
 {
     struct sockaddr_storage from = {0};
     socklen_t length = sizeof from;
-    struct listener *listener = admission->listener;
+    struct listener *listener = admission->wait.listener;
     uint32_t peer;
 
-    int fd = accept_real(admission->fd, (struct sockaddr *)&from, &length, admission->flags);
+    int fd = accept_real(admission->wait.fd, (struct sockaddr *)&from, &length, admission->flags);
     if (fd < 0) {
         int saved = errno;
         if (reserved)
@@ -393,7 +383,7 @@ static int accept_one(struct admission *admission, bool reserved)
         hand_out_address(admission, &from, length);
         return fd;
     }
-    struct peer_key key = connections_peer_key(&from);
+    struct peer_key key = peers_key(&from);
     struct lateness_client client = ask_about(admission, fd);
     if (is_late(admission, client)) {
         if (reserved)
@@ -405,7 +395,7 @@ static int accept_one(struct admission *admission, bool reserved)
             return refuse(admission, fd, when_full(), false);
         return park(admission, fd, key, client.waited_ns);
     }
-    if (!connections_reserve_peer(key, true, &peer))
+    if (!peers_reserve(key, true, &peer))
         return turn_away_peer(admission, fd, key, client.waited_ns);
     connections_commit(fd, listener->family, listener->auditable, peer);
     hand_out_address(admission, &from, length);
@@ -415,12 +405,12 @@ static int accept_one(struct admission *admission, bool reserved)
 /* No slot: holds, or accepts one that is to be refused, exempt or parked. */
 static int without_slot(struct admission *admission, enum reservation why)
 {
-    uint32_t index = listeners_index(admission->listener);
+    uint32_t index = listeners_index(admission->wait.listener);
     if (why == RESERVATION_PAUSED)
         return MUST_WAIT;
     if (why == RESERVATION_FULL && !connections_full_for_certain())
         return connections_room() == RESERVED ? TRY_AGAIN : MUST_WAIT;
-    if (when_full() == WHEN_FULL_HOLD && !wants_a_look(admission->listener) &&
+    if (when_full() == WHEN_FULL_HOLD && !wants_a_look(admission->wait.listener) &&
         !(anybody_exempt() && waiting_room_has_space(index)))
         return MUST_WAIT;
     return accept_one(admission, false);
@@ -450,50 +440,19 @@ static int attempt(struct admission *admission)
         return MUST_WAIT;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     if (admission->blocking)
-        lock_listener(admission->listener);
+        lock_listener(admission->wait.listener);
     /* A token of accept-rate is not to be taken, even for a moment, when there is nobody. */
     if (admission->blocking || segment_limit(service.segment, LIMIT_ACCEPT_RATE) != LIMIT_OFF)
-        client = client_waits(admission->fd);
+        client = client_waits(admission->wait.fd);
     if (client || waiting_room_occupied())
         outcome = attempt_with(admission, client);
     if (admission->blocking)
-        unlock_listener(admission->listener);
+        unlock_listener(admission->wait.listener);
     pthread_setcancelstate(cancel_state, NULL);
     return outcome;
 }
 
-/* --- waiting --- */
-
-/* Sleeps until room was made, or for the slice. False when a signal's handler ends the accept. */
-static bool sleep_for_room(struct held_signals *held, uint32_t seen, uint64_t slice_ns,
-                           bool restartable)
-{
-    struct timespec wait = {.tv_sec = (time_t)(slice_ns / 1000000000),
-                            .tv_nsec = (long)(slice_ns % 1000000000)};
-    if (signals_mixed(restartable))
-        return signals_poll(held, -1, 0, MIXED_SLICE_MS, restartable) != WAIT_INTERRUPTED;
-    if (held->held && signals_ended_it(held, restartable))
-        return false;
-    atomic_store(&service.segment->room_awaited, 1);
-    /* A futex takes no mask: what comes in right here is the same to the program as what comes
-     * right before it calls accept. */
-    signals_let_in(held);
-    errno = 0;
-    kernel_call(SYS_futex, &service.segment->room, FUTEX_WAIT, seen, &wait, NULL, 0);
-    int error = errno;
-    if (error == EINTR && signals_would_interrupt(restartable))
-        return false;
-    if (signals_would_interrupt(restartable))
-        signals_hold(held);
-    return true;
-}
-
-static bool listener_broken(int fd)
-{
-    struct pollfd listener = {.fd = fd, .events = 0};
-    struct timespec now = {0, 0};
-    return kernel_call(SYS_ppoll, &listener, 1, &now, NULL, 0) > 0;
-}
+/* --- accepting --- */
 
 static int fail(int error)
 {
@@ -501,117 +460,15 @@ static int fail(int error)
     return -1;
 }
 
-/* Whether this thread is the one that watches: it is, or becomes it when the last one is gone. */
-static bool keep_watch(bool watches, uint64_t now)
-{
-    _Atomic uint64_t *until = &service.segment->watch_until_ns;
-    uint64_t seen = atomic_load(until);
-    bool taken = seen > now && seen - now <= WATCH_NS;
-    if (watches) {
-        atomic_store(until, now + WATCH_NS);
-        return true;
-    }
-    return !taken && atomic_compare_exchange_strong(until, &seen, now + WATCH_NS);
-}
-
-/* Waits for a slot, one slice. True when the wait goes on; otherwise errno is set. */
-static bool wait_slice(struct admission *admission, bool *watcher)
-{
-    uint32_t seen = atomic_load(&service.segment->room);
-    uint64_t now = monotonic_ns(), slice;
-
-    if (now >= admission->deadline_ns) {
-        errno = EAGAIN;
-        return false;
-    }
-    *watcher = keep_watch(*watcher, now);
-    slice = *watcher || admission_needs_attention() ? WATCHER_SLICE_NS : SLEEPER_SLICE_NS;
-    if (slice > admission->deadline_ns - now)
-        slice = admission->deadline_ns - now;
-    uint64_t rate_wait = connections_rate_wait();
-    if (rate_wait && rate_wait < slice)
-        slice = rate_wait;
-    if (*watcher)
-        admission_attend();
-    if (!service_active() || connections_room() == RESERVED)
-        return true;
-    if (sleep_for_room(&admission->held, seen, slice, admission->deadline_ns == NEVER))
-        return true;
-    errno = EINTR;
-    return false;
-}
-
-static void stop_watching(void *argument)
-{
-    bool *watcher = argument;
-    if (*watcher)
-        atomic_store(&service.segment->watch_until_ns, 0);
-    *watcher = false;
-}
-
-/* A blocking accept at the ceiling: until there is a slot. False with errno set when it must end.
- */
-static bool wait_in_slices(struct admission *admission, bool *watcher)
-{
-    while (service_active() && !listener_broken(admission->fd)) {
-        pthread_testcancel();
-        if (!wait_slice(admission, watcher))
-            return false;
-        if (connections_room() == RESERVED || when_full() != WHEN_FULL_HOLD ||
-            wants_a_look(admission->listener))
-            break;
-    }
-    return true;
-}
-
-static bool wait_for_slot(struct admission *admission)
-{
-    bool watcher = false, goes_on;
-    admission_holds(admission->listener, admission->fd);
-    pthread_cleanup_push(stop_watching, &watcher);
-    goes_on = wait_in_slices(admission, &watcher);
-    pthread_cleanup_pop(1);
-    return goes_on;
-}
-
-/* A blocking accept with a slot in sight: until there is a client. As wait_for_slot. */
-static bool wait_for_client(struct admission *admission)
-{
-    for (;;) {
-        uint64_t now = monotonic_ns(), left = NEVER;
-        int timeout = -1;
-        if (admission->deadline_ns != NEVER) {
-            if (now >= admission->deadline_ns)
-                return fail(EAGAIN), false;
-            left = (admission->deadline_ns - now + MILLISECOND - 1) / MILLISECOND;
-            timeout = left > INT32_MAX ? INT32_MAX : (int)left;
-        }
-        if (admission_needs_attention() && (timeout < 0 || timeout > ATTENDED_POLL_MS))
-            timeout = ATTENDED_POLL_MS;
-        enum wait_result result = signals_poll(&admission->held, admission->fd, POLLIN, timeout,
-                                               admission->deadline_ns == NEVER);
-        if (result == WAIT_READY)
-            return true;
-        if (result == WAIT_FAILED)
-            return false;
-        if (result == WAIT_INTERRUPTED)
-            return fail(EINTR), false;
-        if (!service_active())
-            return true;
-        admission_attend();
-        if (admission_pending(admission->listener))
-            return true;
-    }
-}
-
 static int nobody_now(struct admission *admission, int outcome)
 {
-    if (outcome == MUST_WAIT && listener_broken(admission->fd))
-        return accept_real(admission->fd, admission->address, admission->length, admission->flags);
+    if (outcome == MUST_WAIT && accept_wait_broken(admission->wait.fd))
+        return accept_real(admission->wait.fd, admission->address, admission->length,
+                           admission->flags);
     if (outcome == MUST_WAIT) {
-        admission_holds(admission->listener, admission->fd);
+        admission_holds(admission->wait.listener, admission->wait.fd);
         admission_attend();
-        readiness_hold(admission->fd);
+        readiness_hold(admission->wait.fd);
         if (++idle_accepts > IDLE_ACCEPTS) {
             struct timespec nap = {.tv_sec = 0, .tv_nsec = IDLE_NAP_NS};
             audit_run();
@@ -637,15 +494,16 @@ static int accept_until_served(struct admission *admission)
     for (;;) {
         pthread_testcancel();
         if (!admission_active())
-            return REAL(accept4)(admission->fd, admission->address, admission->length,
+            return REAL(accept4)(admission->wait.fd, admission->address, admission->length,
                                  admission->flags);
-        if (!admission_pending(admission->listener) && !wait_for_client(admission))
+        if (!admission_pending(admission->wait.listener) &&
+            !accept_wait_for_client(&admission->wait))
             return -1;
         int outcome = attempt(admission);
-        if (outcome == MUST_WAIT && listener_broken(admission->fd))
-            return accept_real(admission->fd, admission->address, admission->length,
+        if (outcome == MUST_WAIT && accept_wait_broken(admission->wait.fd))
+            return accept_real(admission->wait.fd, admission->address, admission->length,
                                admission->flags);
-        if (outcome == MUST_WAIT && !wait_for_slot(admission))
+        if (outcome == MUST_WAIT && !accept_wait_for_slot(&admission->wait))
             return -1;
         if (outcome >= -1)
             return outcome;
@@ -655,7 +513,7 @@ static int accept_until_served(struct admission *admission)
 static int accept_blocking(struct admission *admission)
 {
     int accepted;
-    pthread_cleanup_push(signals_let_in_at_end, &admission->held);
+    pthread_cleanup_push(signals_let_in_at_end, &admission->wait.held);
     accepted = accept_until_served(admission);
     pthread_cleanup_pop(1);
     return accepted;
@@ -674,17 +532,15 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
     if (!listener)
         return REAL(accept4)(fd, address, length, flags);
     struct admission admission = {
-        .fd = fd,
+        .wait = {.fd = fd, .listener = listener, .deadline_ns = ACCEPT_WAIT_FOREVER},
         .flags = flags,
         .address = address,
         .length = length,
-        .listener = listener,
         .blocking = !atomic_load(&listener->nonblocking),
-        .deadline_ns = NEVER,
     };
     uint64_t timeout = atomic_load(&listener->receive_timeout_ns);
     if (timeout)
-        admission.deadline_ns = monotonic_ns() + timeout;
+        admission.wait.deadline_ns = monotonic_ns() + timeout;
     admission_attend();
     int accepted = admission.blocking ? accept_blocking(&admission)
                                       : (pthread_testcancel(), accept_nonblocking(&admission));

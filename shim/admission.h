@@ -22,6 +22,9 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
 /* Whether the program is to see this listener as ready, when the kernel says that it is. */
 bool admission_visible(struct listener *listener);
 
+/* The same, without a note that it is. */
+bool admission_lets_in(const struct listener *listener);
+
 /* Whether all are, by a look at the counts alone. */
 bool admission_all_visible(void);
 

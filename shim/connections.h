@@ -40,22 +40,6 @@ uint64_t connections_rate_wait(void);
  */
 bool connections_full_for_certain(void);
 
-/* One client address, as it is counted: IPv4 /32, IPv6 /64. Zero for AF_UNIX, which has none. */
-struct peer_key {
-    uint64_t word[2];
-};
-struct peer_key connections_peer_key(const struct sockaddr_storage *address);
-
-/*
- * Reserves a place under peer-conns; `peer` gets what connections_commit wants. With `certain`, a
- * count that says no is compared with the kernel first, when that is due.
- */
-bool connections_reserve_peer(struct peer_key key, bool certain, uint32_t *peer);
-void connections_cancel_peer(uint32_t peer);
-
-/* What connections_reserve_peer would say now, by the count alone. */
-bool connections_peer_has_room(struct peer_key key);
-
 /* Fills the reserved slot with the accepted `fd`, and tracks it. `auditable`: sock_diag lists it.
  */
 void connections_commit(int fd, int family, bool auditable, uint32_t peer);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "waiting_room.h"
 
+#include "descriptors.h"
+
 #include "listeners.h"
 #include "real.h"
 #include "service.h"
@@ -152,11 +154,11 @@ int waiting_room_next(uint32_t listener, uint32_t *peer)
     spinlock_take(&lock);
     uint32_t count = atomic_load(&room->count);
     for (uint32_t place = 0; place < count; place++) {
-        if (!connections_reserve_peer(room->guest[place].key, false, peer))
+        if (!peers_reserve(room->guest[place].key, false, peer))
             continue;
         fd = take_out(room, place);
         if (fd < 0) {
-            connections_cancel_peer(*peer);
+            peers_cancel(*peer);
             close_room(room); /* out of step with its list: never seen, but not to be trusted */
         }
         break;
@@ -201,7 +203,7 @@ bool waiting_room_ready(uint32_t listener)
     spinlock_take(&lock);
     uint32_t count = atomic_load(&rooms[listener].count);
     for (uint32_t i = 0; i < count && !ready; i++)
-        ready = connections_peer_has_room(rooms[listener].guest[i].key);
+        ready = peers_have_room(rooms[listener].guest[i].key);
     spinlock_give(&lock);
     return ready;
 }

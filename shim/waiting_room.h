@@ -9,7 +9,7 @@
 #ifndef BACKPRESSURE_WAITING_ROOM_H
 #define BACKPRESSURE_WAITING_ROOM_H
 
-#include "connections.h"
+#include "peers.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * How many connections each client address has open in the service: `peer-conns`.
+ */
+#ifndef BACKPRESSURE_PEERS_H
+#define BACKPRESSURE_PEERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/* One client address, as it is counted: IPv4 /32, IPv6 /64. Zero for AF_UNIX, which has none. */
+struct peer_key {
+    uint64_t word[2];
+};
+struct peer_key peers_key(const struct sockaddr_storage *address);
+
+/*
+ * Reserves a place under peer-conns; `peer` gets what connections_commit wants. With `certain`, a
+ * count that says no is compared with the kernel first, when that is due.
+ */
+bool peers_reserve(struct peer_key key, bool certain, uint32_t *peer);
+void peers_cancel(uint32_t peer);
+
+/* What peers_reserve would say now, by the count alone. */
+bool peers_have_room(struct peer_key key);
+
+#endif
