@@ -195,6 +195,7 @@ class Running:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+        subprocess.run([BUILD + "/bpctl", "ls"], check=False, capture_output=True)  # clears what ended
 
     def memory_mb(self):
         """Resident memory of the server and all its children, in MB."""
