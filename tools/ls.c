@@ -71,6 +71,9 @@ static void list(struct service_file *service, enum segment_result result, void 
 
     if (result == SEGMENT_ABSENT)
         return; /* ended, and cleared, while we looked */
+    if ((result == SEGMENT_DAMAGED || result == SEGMENT_OTHER_VERSION) &&
+        service_clear_unused(service))
+        return;
     if (result != SEGMENT_OK) {
         listing->status = complain(EXIT_FAILED, "%s: %s (%s)", service->name,
                                    segment_result_text(result), service->path);

@@ -168,19 +168,44 @@ unsigned service_processes(const struct service_file *service)
     return alive;
 }
 
-void service_clear(const struct service_file *service)
+/* The directory's lock keeps a service from starting in this file meanwhile; -1 without it. */
+static int lock_directory_of(const struct service_file *service)
 {
     char directory[SEGMENT_PATH_MAX];
-    struct stat now, seen;
     snprintf(directory, sizeof directory, "%s", service->path);
     *strrchr(directory, '/') = '\0';
-    /* The directory's lock keeps a service from starting in this file meanwhile. */
     int lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (lock >= 0 && flock(lock, LOCK_EX) == 0)
+        return lock;
+    if (lock >= 0)
+        close(lock);
+    return -1;
+}
+
+/* A write lease is granted on a file that nobody else has open or mapped: fcntl(2). */
+bool service_clear_unused(const struct service_file *service)
+{
+    struct stat status;
+    int lock = lock_directory_of(service);
+    if (lock < 0)
+        return false;
+    int fd = open(service->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    bool cleared = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
+                   fcntl(fd, F_SETLEASE, F_WRLCK) == 0 && unlink(service->path) == 0;
+    if (fd >= 0)
+        close(fd);
+    close(lock);
+    return cleared;
+}
+
+void service_clear(const struct service_file *service)
+{
+    struct stat now, seen;
+    int lock = lock_directory_of(service);
     if (lock < 0)
         return;
-    if (flock(lock, LOCK_EX) == 0 && service_processes(service) == 0 &&
-        lstat(service->path, &now) == 0 && fstat(service->fd, &seen) == 0 &&
-        now.st_ino == seen.st_ino && now.st_dev == seen.st_dev)
+    if (service_processes(service) == 0 && lstat(service->path, &now) == 0 &&
+        fstat(service->fd, &seen) == 0 && now.st_ino == seen.st_ino && now.st_dev == seen.st_dev)
         unlink(service->path);
     close(lock);
 }

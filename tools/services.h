@@ -41,6 +41,9 @@ const char *segment_result_text(enum segment_result result);
 /* Removes the file of a service none of whose processes lives, unless one starts just now. */
 void service_clear(const struct service_file *service);
 
+/* The same for a file that cannot be read as a segment: removes it if no process has it open. */
+bool service_clear_unused(const struct service_file *service);
+
 /* A ceiling that finds itself, as it stands. */
 struct found_view {
     uint64_t ceiling;
