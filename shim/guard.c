@@ -41,7 +41,8 @@ static void pass_on(int signal_number, siginfo_t *info, void *context)
 
 static void handle(int signal_number, siginfo_t *info, void *context)
 {
-    /* Several threads may meet it at once: one detaches, and the others find memory a moment later. */
+    /* Several threads may meet it at once: one detaches, and the others find memory a moment later.
+     */
     if (info->si_code > 0 && in_segment(info->si_addr))
         service_detach("its control segment was truncated");
     else
