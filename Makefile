@@ -99,7 +99,7 @@ $(BUILD)/tests/%.o: tests/%.c
 	$(call say,CC)
 	$(Q)$(CC) $(COMMON) -c -o $@ $<
 
-$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(BUILD)/shim/busy.o
+$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(BUILD)/shim/busy.o $(BUILD)/shim/chance.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "busy.h"
 
-#include "segment.h"
+#include "chance.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 /* RFC 9113, 3.4. */
@@ -242,23 +241,10 @@ bool busy_has_all(enum busy_protocol protocol, const struct busy_client *client)
 
 /* --- composing --- */
 
-/* A cheap stream of numbers, seeded once a thread: the replies need variety, not secrecy. */
-static uint64_t draw(void)
-{
-    static _Thread_local uint64_t state __attribute__((tls_model("initial-exec")));
-    if (state == 0 && getrandom(&state, sizeof state, GRND_NONBLOCK) != (ssize_t)sizeof state)
-        state = monotonic_ns();
-    uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
 static uint32_t draw_retry_after(uint64_t limit)
 {
     uint32_t least = limit >> 32, most = (uint32_t)limit;
-    uint64_t values = most >= least ? (uint64_t)most - least + 1 : 1;
-    return least + (uint32_t)((draw() >> 32) * values >> 32);
+    return least + (uint32_t)chance_up_to(most >= least ? most - least : 0);
 }
 
 struct reply {

@@ -3,6 +3,7 @@
 
 #include "connections.h"
 #include "listeners.h"
+#include "outbound.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -40,6 +41,9 @@ static void gone(int fd, descriptor what, const struct departure *departure)
         break;
     case DESCRIPTOR_EPOLL:
         readiness_set_closed(fd);
+        break;
+    case DESCRIPTOR_OUTBOUND:
+        outbound_closed(descriptor_index(what));
         break;
     case DESCRIPTOR_OWN:
         shedding_forget(fd);
@@ -82,6 +86,8 @@ static descriptor depart(int fd, struct departure *departure)
     departure->verify = false;
     if (descriptor_kind(what) == DESCRIPTOR_CONN)
         connections_departing(fd, what, departure);
+    else if (descriptor_kind(what) == DESCRIPTOR_OUTBOUND)
+        outbound_departing(fd, descriptor_index(what));
     return descriptor_take(fd);
 }
 
@@ -122,6 +128,8 @@ static void retain(descriptor what)
         connections_retain(what);
     else if (descriptor_kind(what) == DESCRIPTOR_LISTENER)
         listeners_retain(descriptor_index(what));
+    else if (descriptor_kind(what) == DESCRIPTOR_OUTBOUND)
+        outbound_retain(descriptor_index(what));
 }
 
 void descriptor_duplicated(int from, int to)

@@ -19,6 +19,7 @@ enum descriptor_kind {
     DESCRIPTOR_CONN,     /* an admitted connection: slot and generation */
     DESCRIPTOR_LISTENER, /* index in listeners.h */
     DESCRIPTOR_EPOLL,    /* an epoll set that watches a listener: index in readiness.h */
+    DESCRIPTOR_OUTBOUND, /* a connection that the program made: index in outbound.h */
     DESCRIPTOR_OWN,      /* the shim's own: a lingering refusal, a waiting room */
 };
 

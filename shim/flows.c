@@ -6,6 +6,7 @@
 #include "connections.h"
 #include "credit.h"
 #include "due.h"
+#include "outbound.h"
 #include "pacing.h"
 #include "pausing.h"
 #include "real.h"
@@ -93,6 +94,8 @@ void flows_refresh(void)
     atomic_store(&flows_mode_now, mode);
     if (mode | before)
         flows_each(bring_in_line, &mode);
+    if ((mode | before) & FLOWS_PACE)
+        outbound_pace_all();
     errno = saved;
 }
 

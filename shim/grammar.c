@@ -12,6 +12,7 @@
 /* One client that a ceiling of one let in, and that says nothing, would keep all others out. */
 #define AUTO_LEAST 2
 #define AUTO_MOST 60000
+#define RETRY_BUDGET_STANDARD 100 /* thousandths */
 #define SHED_SHARE_STANDARD 10
 #define KILO UINT64_C(1024)
 #define SIZE_MAX_GIGA UINT64_C(1024)
@@ -133,6 +134,12 @@ static const char *const busy_names[] = {
     [BUSY_MEMCACHED] = "memcached", [BUSY_MYSQL] = "mysql", [BUSY_POSTGRES] = "postgres",
 };
 #define NAMES(table) (sizeof(table) / sizeof *(table))
+
+static const char *const jitter_names[] = {
+    [JITTER_FULL] = "full",
+    [JITTER_EQUAL] = "equal",
+    [JITTER_NONE] = "none",
+};
 
 static bool parse_name(struct limits *limits, unsigned key, struct span value,
                        const char *const names[], size_t count)
@@ -369,6 +376,50 @@ static bool parse_stall(struct limits *limits, unsigned key, struct span value)
     return parse_time_from(limits, key, value, STALL_LEAST_NS);
 }
 
+/* `BASE..CAP`, times. */
+static bool parse_backoff(struct limits *limits, unsigned key, struct span value)
+{
+    struct span low, high;
+    uint64_t base, cap;
+    if (span_off(value)) {
+        limits->value[key] = LIMIT_OFF;
+        return true;
+    }
+    if (!span_split(value, "..", &low, &high) ||
+        !parse_scaled(low, time_units, time_scales, &base) ||
+        !parse_scaled(high, time_units, time_scales, &cap) || base > cap ||
+        cap > 60 * time_scales[2])
+        return false;
+    limits->value[key] = pack(base / time_scales[0], cap / time_scales[0]);
+    return true;
+}
+
+static bool parse_jitter(struct limits *limits, unsigned key, struct span value)
+{
+    return parse_name(limits, key, value, jitter_names, NAMES(jitter_names));
+}
+
+/* A decimal fraction with at most three places. */
+static bool parse_budget(struct limits *limits, unsigned key, struct span value)
+{
+    struct span whole = value, places;
+    uint64_t left = 0, right = 0;
+    if (span_is(value, "off")) {
+        limits->value[key] = LIMIT_OFF;
+        return true;
+    }
+    if (span_split(value, ".", &whole, &places)) {
+        if (places.length > 3 || !parse_number(places, 0, 999, &right))
+            return false;
+        for (size_t i = places.length; i < 3; i++)
+            right *= 10;
+    }
+    if (!parse_number(whole, 0, 100, &left))
+        return false;
+    limits->value[key] = left * 1000 + right;
+    return true;
+}
+
 static bool parse_queue_delay(struct limits *limits, unsigned key, struct span value)
 {
     if (span_is(value, "auto")) {
@@ -515,6 +566,37 @@ static void format_time(const struct limits *limits, unsigned key, char *out, si
     format_scaled(limits->value[key], time_units, time_scales, order, out, size);
 }
 
+static void format_backoff(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    uint64_t value = limits->value[key];
+    struct limits part;
+    char base[32], cap[32];
+    if (value == LIMIT_OFF) {
+        snprintf(out, size, "off");
+        return;
+    }
+    part.value[key] = (value >> 32) * time_scales[0];
+    format_time(&part, key, base, sizeof base);
+    part.value[key] = (uint32_t)value * time_scales[0];
+    format_time(&part, key, cap, sizeof cap);
+    snprintf(out, size, "%s..%s", base, cap);
+}
+
+static void format_jitter(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    uint64_t choice = limits->value[key];
+    snprintf(out, size, "%s", choice < NAMES(jitter_names) ? jitter_names[choice] : "?");
+}
+
+static void format_budget(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    uint64_t value = limits->value[key];
+    if (value == LIMIT_OFF)
+        snprintf(out, size, "off");
+    else
+        snprintf(out, size, "%g", (double)value / 1000);
+}
+
 static void format_queue_delay(const struct limits *limits, unsigned key, char *out, size_t size)
 {
     if (limits->value[key] == QUEUE_DELAY_WITH_AUTO)
@@ -578,6 +660,17 @@ const struct grammar grammar[LIMIT_KEYS] = {
                               false, LIMIT_OFF},
     [LIMIT_STALL] = {"stall", parse_stall, format_time,
                      "a time from 10ms to 1440m (with ms, s or m), or off", false, LIMIT_OFF},
+    [LIMIT_CONNECT_CONNS] = {"connect-conns", parse_ceiling, format_number, ALLOWED_COUNT, true,
+                             LIMIT_OFF},
+    [LIMIT_CONNECT_RETRIES] = {"connect-retries", parse_ceiling, format_number, ALLOWED_COUNT,
+                               false, LIMIT_OFF},
+    [LIMIT_BACKOFF] = {"backoff", parse_backoff, format_backoff,
+                       "BASE..CAP, times up to 60m (with ms, s or m), or off", false, LIMIT_OFF},
+    [LIMIT_JITTER] = {"jitter", parse_jitter, format_jitter, "full, equal or none", false,
+                      JITTER_FULL},
+    [LIMIT_RETRY_BUDGET] = {"retry-budget", parse_budget, format_budget,
+                            "retries for each connect, 0 to 100 (three decimals), or off", false,
+                            RETRY_BUDGET_STANDARD},
     [LIMIT_PAUSE_READS] = {"pause-reads", parse_switch, format_switch, "on or off", false,
                            PAUSE_READS_WITH_BUFFER},
 };

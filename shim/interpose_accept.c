@@ -3,6 +3,7 @@
 #include "credit.h"
 #include "interpose.h"
 #include "listeners.h"
+#include "outbound.h"
 #include "real.h"
 
 INTERPOSE int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict length)
@@ -38,5 +39,9 @@ INTERPOSE int getsockopt(int fd, int level, int name, void *restrict value,
     int result;
     if (credit_option_get(fd, level, name, value, length, &result))
         return result;
-    return REAL(getsockopt)(fd, level, name, value, length);
+    result = REAL(getsockopt)(fd, level, name, value, length);
+    if (result == 0 && level == SOL_SOCKET && name == SO_ERROR && value && length &&
+        *length == sizeof(int))
+        outbound_error_read(fd, value);
+    return result;
 }

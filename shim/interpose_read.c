@@ -100,13 +100,13 @@ INTERPOSE ssize_t __recvfrom_chk(int fd, void *buffer, size_t count, size_t size
 INTERPOSE ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
     struct reading_vector cut;
-    struct reading reading = {.flow = NULL};
+    struct reading reading = {.fd = fd, .flow = NULL};
     if (message && message->msg_iovlen <= IOV_MAX)
         reading = reading_begin_vector(fd, message->msg_iov, (int)message->msg_iovlen, flags, &cut);
     if (reading.refused)
         return -1;
     if (!reading.flow) {
-        ssize_t result = REAL(recvmsg)(fd, message, flags);
+        ssize_t result = reading_end(&reading, REAL(recvmsg)(fd, message, flags));
         if (result >= 0)
             passing_received(message);
         return result;

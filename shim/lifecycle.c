@@ -6,6 +6,7 @@
 #include "descriptors.h"
 #include "flows.h"
 #include "guard.h"
+#include "outbound.h"
 #include "processes.h"
 #include "readiness.h"
 #include "real.h"
@@ -38,6 +39,7 @@ static void after_fork_in_child(void)
     shedding_after_fork_in_child();
     waiting_room_after_fork_in_child();
     audit_after_fork_in_child();
+    outbound_after_fork_in_child();
     errno = saved;
 }
 
@@ -93,6 +95,7 @@ __attribute__((constructor(101))) static void start(void)
     if (service_active()) {
         guard_install();
         bool was_here_before_exec = processes_enter();
+        outbound_start();
         descriptors_adopt_all();
         if (was_here_before_exec)
             connections_forget_unadopted();

@@ -36,6 +36,11 @@ enum limit_key {
     LIMIT_PAUSE_READS,
     LIMIT_QUEUE_DELAY, /* nanoseconds */
     LIMIT_SHED_SHARE,  /* hundredths of a core */
+    LIMIT_CONNECT_CONNS,
+    LIMIT_CONNECT_RETRIES,
+    LIMIT_BACKOFF, /* least in the upper, most in the lower 32 bits; milliseconds */
+    LIMIT_JITTER,
+    LIMIT_RETRY_BUDGET, /* thousandths of a retry for each connect */
     LIMIT_KEYS
 };
 
@@ -52,6 +57,7 @@ enum busy_reply {
     BUSY_POSTGRES,
     BUSY_TEXT
 };
+enum jitter { JITTER_FULL, JITTER_EQUAL, JITTER_NONE };
 enum pause_reads { PAUSE_READS_OFF, PAUSE_READS_ON, PAUSE_READS_WITH_BUFFER /* the default */ };
 
 /* queue-delay that nobody gave: in force while a ceiling finds itself, which needs fresh clients.

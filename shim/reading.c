@@ -2,6 +2,7 @@
 #include "reading.h"
 
 #include "metering.h"
+#include "outbound.h"
 #include "pausing.h"
 #include "sojourn.h"
 #include "writing.h"
@@ -40,6 +41,8 @@ struct reading reading_begin(int fd, size_t count, int flags)
 
 ssize_t reading_end(const struct reading *reading, ssize_t result)
 {
+    if (__builtin_expect(result < 0, 0) && errno == ECONNRESET)
+        outbound_was_reset(reading->fd);
     if (!reading->flow || result <= 0)
         return result;
     if (flows_mode() & FLOWS_TIME)
@@ -55,7 +58,7 @@ struct reading reading_begin_vector(int fd, const struct iovec *vector, int coun
     out->vector = (struct iovec *)vector;
     out->count = count > 0 ? (size_t)count : 0;
     if (count < 0 || count > IOV_MAX || !flow_of(fd))
-        return (struct reading){.flow = NULL};
+        return (struct reading){.fd = fd, .flow = NULL};
     for (int i = 0; i < count; i++)
         total += vector[i].iov_len;
     struct reading reading = reading_begin(fd, total, flags);

@@ -24,6 +24,7 @@ typedef void (*signal_handler)(int);
 #define REAL_FUNCTIONS(X)                                                                          \
     X(int, accept, (int, struct sockaddr *, socklen_t *))                                          \
     X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                    \
+    X(int, connect, (int, const struct sockaddr *, socklen_t))                                     \
     X(int, listen, (int, int))                                                                     \
     X(int, getsockopt, (int, int, int, void *, socklen_t *))                                       \
     X(int, setsockopt, (int, int, int, const void *, socklen_t))                                   \

@@ -24,6 +24,7 @@
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PROCESSES 2048
 #define SEGMENT_LISTENERS 256
+#define SEGMENT_DESTINATIONS 512
 #define SEGMENT_EVENTS 2048
 #define SEGMENT_EVENT_TEXT 88
 #define SEGMENT_ADDRESS_MAX 120
@@ -119,6 +120,7 @@ struct segment_process {
     _Atomic uint64_t since_ns; /* when the phase began; CLOCK_MONOTONIC */
     _Atomic uint64_t command[2];
     struct gauge conns;
+    struct gauge outbound;                  /* connections that it made */
     struct gauge credit;                    /* KiB granted to the connections it holds */
     struct segment_concurrency concurrency; /* conns=auto */
     _Atomic uint32_t pending;               /* changes under way: see connections.h */
@@ -149,6 +151,20 @@ struct segment_listener {
     _Atomic uint64_t address[SEGMENT_ADDRESS_MAX / 8];
 };
 
+enum destination_phase { DESTINATION_FREE, DESTINATION_CLAIMED, DESTINATION_USED };
+
+#define SEGMENT_DESTINATION_TEXT 112
+
+/* Where the service's programs connect to, and whether they are to wait: see backoff.h. */
+struct segment_destination {
+    _Atomic uint64_t key[3];
+    _Atomic uint32_t phase;
+    _Atomic uint32_t failures;            /* windows, one after the other, without a success */
+    _Atomic uint32_t error;               /* the last errno */
+    _Atomic uint64_t until_ns, failed_ns; /* CLOCK_MONOTONIC */
+    _Atomic uint64_t address[SEGMENT_DESTINATION_TEXT / 8];
+};
+
 enum event_kind {
     EVENT_STARTED,
     EVENT_SET,
@@ -167,6 +183,7 @@ enum event_kind {
     EVENT_STALL_RESET,
     EVENT_SHED_LATE,
     EVENT_CEILING,
+    EVENT_BACKOFF,
     EVENT_KINDS
 };
 
@@ -217,6 +234,7 @@ struct segment {
     _Atomic uint64_t events_next;
     _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS]; /* struct limits, word by word */
     struct segment_listener listener[SEGMENT_LISTENERS];
+    struct segment_destination destination[SEGMENT_DESTINATIONS];
     struct segment_event event[SEGMENT_EVENTS];
     struct segment_process process[SEGMENT_PROCESSES];
     _Atomic uint32_t conn_state[SEGMENT_CONNS];

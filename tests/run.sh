@@ -94,7 +94,8 @@ step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "limits and changes, live" build/tests/test_live
 step "busy replies, by real clients" build/tests/test_dialects
-step "overload" python3 tests/bench/overload.py --check node apache
+step "overload" /usr/bin/python3 tests/bench/overload.py --check node apache
+step "clients that back off" /usr/bin/python3 tests/servers/test_clients.py
 step "buffers of real servers" build/tests/test_buffers
 step "full-duplex streams" build/tests/test_duplex
 step "queue depths, by the probe and without" build/tests/test_depth

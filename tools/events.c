@@ -28,6 +28,7 @@ static const char *const kind_names[EVENT_KINDS] = {
     [EVENT_STALL_RESET] = "stall_reset",
     [EVENT_SHED_LATE] = "shed_late",
     [EVENT_CEILING] = "ceiling",
+    [EVENT_BACKOFF] = "backoff",
 };
 
 struct event {

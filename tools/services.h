@@ -56,6 +56,7 @@ struct process_view {
     uint32_t index;
     char command[17];
     uint64_t conns; /* that the kernel still knows */
+    uint64_t outbound;
     uint64_t counter[COUNTERS];
     uint64_t override_mask;
     uint64_t override[LIMIT_KEYS];
@@ -73,15 +74,24 @@ struct listener_view {
     uint64_t dropped, refused;
 };
 
+/* A destination that failed, and has not succeeded since. */
+struct destination_view {
+    char address[SEGMENT_DESTINATION_TEXT + 1];
+    uint32_t failures;
+    int error;        /* errno */
+    uint64_t open_ns; /* until its backoff window closes, 0 when it has */
+};
+
 struct service_view {
     struct limits limits;
     enum admission_switch admission;
     uint64_t conns; /* that the kernel still knows */
     uint64_t totals[COUNTERS];
     struct found_view found; /* total-conns=auto */
-    unsigned processes, listeners;
+    unsigned processes, listeners, destinations;
     struct process_view process[SEGMENT_PROCESSES];
     struct listener_view listener[SEGMENT_LISTENERS];
+    struct destination_view destination[SEGMENT_DESTINATIONS];
 };
 
 /* Reads everything once. The view is large: allocate it. */

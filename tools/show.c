@@ -75,6 +75,7 @@ static json_t *process_json(const struct service_view *view, const struct proces
         limits_format(&limits, key, value, sizeof value);
         json_object_set_new(own, limits_key_name(key), json_string(value));
     }
+    json_object_set_new(object, "outbound", json_integer((json_int_t)process->outbound));
     json_object_set_new(object, "limits", own);
     if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
         json_object_set_new(object, "auto", found_json(&process->found));
@@ -97,6 +98,30 @@ static json_t *listener_json(const struct listener_view *listener)
     return object;
 }
 
+static json_t *destinations_json(const struct service_view *view)
+{
+    json_t *all = json_array();
+    for (unsigned i = 0; i < view->destinations; i++) {
+        const struct destination_view *destination = &view->destination[i];
+        json_array_append_new(
+            all, json_pack("{s:s, s:I, s:s, s:I}", "address", destination->address, "failures",
+                           (json_int_t)destination->failures, "error", strerror(destination->error),
+                           "window_ms", (json_int_t)(destination->open_ns / 1000000)));
+    }
+    return all;
+}
+
+static void print_destinations(const struct service_view *view)
+{
+    if (view->destinations)
+        printf("destinations in backoff\n  %9s %10s  %s\n", "FAILURES", "WINDOW", "ADDRESS");
+    for (unsigned i = 0; i < view->destinations; i++) {
+        const struct destination_view *destination = &view->destination[i];
+        printf("  %9u %7" PRIu64 " ms  %s (%s)\n", destination->failures,
+               destination->open_ns / 1000000, destination->address, strerror(destination->error));
+    }
+}
+
 static json_t *service_json(const struct service_file *service, const struct service_view *view)
 {
     json_t *processes = json_array(), *listeners = json_array();
@@ -108,6 +133,7 @@ static json_t *service_json(const struct service_file *service, const struct ser
         "{s:s, s:s, s:o, s:o, s:o, s:o}", "name", service->name, "admission",
         admission_text[view->admission], "limits", limits_json(&view->limits), "totals",
         counters_json(view->conns, view->totals), "processes", processes, "listeners", listeners);
+    json_object_set_new(object, "destinations", destinations_json(view));
     if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
         json_object_set_new(object, "auto", found_json(&view->found));
     return object;
@@ -194,6 +220,7 @@ static void print_service(const struct service_file *service, const struct servi
                 listener->peak, listener->wait_p50_us / 1000.0, listener->wait_p99_us / 1000.0,
                 listener->dropped, listener->refused);
     }
+    print_destinations(view);
 }
 
 int command_show(int argc, char **argv)

@@ -144,6 +144,7 @@ static void view_processes(const struct segment *segment, struct service_view *v
         seen->pid = (pid_t)process_pid(atomic_load(&process->identity));
         clean_text(process->command, sizeof process->command, seen->command, sizeof seen->command);
         memcpy(seen->counter, counter, sizeof counter);
+        seen->outbound = gauge_count(&process->outbound);
         seen->override_mask = atomic_load(&process->override_mask);
         for (unsigned j = 0; j < LIMIT_KEYS; j++)
             seen->override[j] = atomic_load(&process->override[j]);
@@ -232,6 +233,27 @@ static void view_listeners(const struct segment *segment, const struct kernel_so
     }
 }
 
+/* Longer than any window: what says so is damaged. */
+#define WINDOW_MOST_NS (UINT64_C(3600) * 1000000000)
+
+static void view_destinations(const struct segment *segment, struct service_view *view)
+{
+    uint64_t now = monotonic_ns();
+    for (uint32_t i = 0; i < SEGMENT_DESTINATIONS; i++) {
+        const struct segment_destination *destination = &segment->destination[i];
+        uint32_t failures = atomic_load(&destination->failures);
+        if (atomic_load(&destination->phase) != DESTINATION_USED || failures == 0)
+            continue;
+        struct destination_view *seen = &view->destination[view->destinations++];
+        uint64_t until = atomic_load(&destination->until_ns);
+        clean_text(destination->address, sizeof destination->address, seen->address,
+                   sizeof seen->address);
+        seen->failures = failures;
+        seen->error = (int)(atomic_load(&destination->error) & 0xfff);
+        seen->open_ns = until > now && until - now < WINDOW_MOST_NS ? until - now : 0;
+    }
+}
+
 void service_view(const struct service_file *service, struct service_view *view)
 {
     const struct segment *segment = service->segment;
@@ -248,6 +270,7 @@ void service_view(const struct service_file *service, struct service_view *view)
         open.complete = false; /* another namespace's sockets prove nothing */
     view_connections(segment, &open, view);
     view_listeners(segment, &listening, view);
+    view_destinations(segment, view);
     free(open.entry);
     free(listening.entry);
 }

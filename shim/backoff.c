@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "backoff.h"
+
+#include "address.h"
+#include "chance.h"
+#include "service.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/un.h>
+
+#define MILLISECOND UINT64_C(1000000)
+#define SECOND (1000 * MILLISECOND)
+#define PROBES 32
+#define STANDARD_BASE_MS 100
+#define STANDARD_CAP_MS 10000
+#define DOUBLINGS_MOST 32
+#define FORGOTTEN_NS (600 * SECOND) /* without a failure */
+#define WINDOW_LONGEST_NS (3600 * SECOND)
+#define BUDGET_SECONDS 10
+#define BUDGET_LEAST 10
+#define THOUSANDTHS 1000
+
+bool backoff_wanted(void)
+{
+    return segment_limit(service.segment, LIMIT_CONNECT_RETRIES) != LIMIT_OFF ||
+           segment_limit(service.segment, LIMIT_BACKOFF) != LIMIT_OFF;
+}
+
+bool backoff_may_pass(int error)
+{
+    return error == ECONNREFUSED || error == ECONNRESET || error == ETIMEDOUT ||
+           error == EHOSTUNREACH || error == EAGAIN;
+}
+
+/* --- the schedule --- */
+
+static uint64_t longest(uint32_t retry)
+{
+    uint64_t range = segment_limit(service.segment, LIMIT_BACKOFF);
+    uint64_t base = range == LIMIT_OFF ? STANDARD_BASE_MS : range >> 32;
+    uint64_t cap = range == LIMIT_OFF ? STANDARD_CAP_MS : (uint32_t)range;
+    uint64_t wait = base << (retry < DOUBLINGS_MOST ? retry : DOUBLINGS_MOST);
+    return (wait < cap ? wait : cap) * MILLISECOND;
+}
+
+uint64_t backoff_draw(uint32_t retry)
+{
+    uint64_t most = longest(retry);
+    switch (segment_limit(service.segment, LIMIT_JITTER)) {
+    case JITTER_NONE:
+        return most;
+    case JITTER_EQUAL:
+        return most / 2 + chance_up_to(most - most / 2);
+    default:
+        return chance_up_to(most);
+    }
+}
+
+/* --- destinations --- */
+
+struct key {
+    uint64_t word[3];
+};
+
+/* FNV-1a: paths are told apart, not protected. */
+static uint64_t hash(const char *bytes, size_t length, uint64_t seed)
+{
+    for (size_t i = 0; i < length; i++)
+        seed = (seed ^ (uint8_t)bytes[i]) * UINT64_C(0x100000001b3);
+    return seed;
+}
+
+/* False for an address that is too short to be one. */
+static bool key_of(const struct sockaddr *address, socklen_t length, struct key *key)
+{
+    memset(key, 0, sizeof *key);
+    if (address->sa_family == AF_INET && length >= sizeof(struct sockaddr_in)) {
+        const struct sockaddr_in *in = (const void *)address;
+        key->word[1] = ntohl(in->sin_addr.s_addr);
+        key->word[2] = (uint64_t)AF_INET << 32 | ntohs(in->sin_port);
+        return true;
+    }
+    if (address->sa_family == AF_INET6 && length >= offsetof(struct sockaddr_in6, sin6_scope_id)) {
+        const struct sockaddr_in6 *in6 = (const void *)address;
+        memcpy(key->word, &in6->sin6_addr, sizeof in6->sin6_addr);
+        key->word[2] = (uint64_t)AF_INET6 << 32 | ntohs(in6->sin6_port);
+        return true;
+    }
+    if (address->sa_family != AF_UNIX || length <= offsetof(struct sockaddr_un, sun_path))
+        return false;
+    const char *path = ((const struct sockaddr_un *)(const void *)address)->sun_path;
+    size_t room = length - offsetof(struct sockaddr_un, sun_path);
+    size_t used = path[0] ? strnlen(path, room) : room; /* unix(7): abstract names have no end */
+    key->word[0] = hash(path, used, UINT64_C(0xcbf29ce484222325));
+    key->word[1] = hash(path, used, UINT64_C(0x84222325cbf29ce4));
+    key->word[2] = (uint64_t)AF_UNIX << 32;
+    return true;
+}
+
+static struct segment_destination *at(int destination)
+{
+    return destination >= 0 && destination < SEGMENT_DESTINATIONS
+               ? &service.segment->destination[destination]
+               : NULL;
+}
+
+static bool is(const struct segment_destination *entry, const struct key *key)
+{
+    return atomic_load(&entry->phase) == DESTINATION_USED &&
+           atomic_load(&entry->key[0]) == key->word[0] &&
+           atomic_load(&entry->key[1]) == key->word[1] &&
+           atomic_load(&entry->key[2]) == key->word[2];
+}
+
+/* Takes an entry that is free, or whose destination has not failed for long. */
+static bool claim(struct segment_destination *entry, uint64_t now)
+{
+    uint32_t phase = atomic_load(&entry->phase);
+    uint64_t failed = atomic_load(&entry->failed_ns);
+    if (phase == DESTINATION_CLAIMED ||
+        (phase == DESTINATION_USED && failed + FORGOTTEN_NS > now && failed <= now))
+        return false;
+    return atomic_compare_exchange_strong(&entry->phase, &phase, DESTINATION_CLAIMED);
+}
+
+int backoff_destination(const struct sockaddr *address, socklen_t length)
+{
+    struct key key;
+    char text[SEGMENT_DESTINATION_TEXT];
+    if (!key_of(address, length, &key))
+        return -1;
+    uint64_t mixed = key.word[0] * 3 + key.word[1] * 5 + key.word[2] * 7, now = monotonic_ns();
+    uint32_t start = (uint32_t)(mixed * UINT64_C(0x9e3779b97f4a7c15) >> 40) % SEGMENT_DESTINATIONS;
+    for (uint32_t i = 0; i < PROBES; i++)
+        if (is(at((int)((start + i) % SEGMENT_DESTINATIONS)), &key))
+            return (int)((start + i) % SEGMENT_DESTINATIONS);
+    for (uint32_t i = 0; i < PROBES; i++) {
+        int index = (int)((start + i) % SEGMENT_DESTINATIONS);
+        struct segment_destination *entry = at(index);
+        if (!claim(entry, now))
+            continue;
+        for (unsigned j = 0; j < 3; j++)
+            atomic_store(&entry->key[j], key.word[j]);
+        address_text(address, length, text, sizeof text);
+        words_store(entry->address, text, sizeof text);
+        atomic_store(&entry->failures, 0);
+        atomic_store(&entry->until_ns, 0);
+        atomic_store(&entry->failed_ns, now);
+        atomic_store(&entry->phase, DESTINATION_USED);
+        return index;
+    }
+    return -1;
+}
+
+uint64_t backoff_window(int destination, int *error)
+{
+    struct segment_destination *entry = at(destination);
+    if (!entry || !backoff_wanted())
+        return 0;
+    uint64_t until = atomic_load(&entry->until_ns), now = monotonic_ns();
+    if (until <= now || until - now > WINDOW_LONGEST_NS)
+        return 0;
+    int last = (int)atomic_load(&entry->error);
+    *error = backoff_may_pass(last) ? last : ECONNREFUSED;
+    return until - now;
+}
+
+uint64_t backoff_draw_for(int destination)
+{
+    struct segment_destination *entry = at(destination);
+    uint32_t failures = entry ? atomic_load(&entry->failures) : 1;
+    return backoff_draw(failures ? failures - 1 : 0);
+}
+
+void backoff_failed(int destination, int error)
+{
+    struct segment_destination *entry = at(destination);
+    if (!entry || !service_active() || !backoff_wanted())
+        return;
+    uint64_t now = monotonic_ns(), until = atomic_load(&entry->until_ns);
+    atomic_store(&entry->error, (uint32_t)error);
+    atomic_store(&entry->failed_ns, now);
+    /* Many fail in one window: that is one failure of the destination. */
+    if (until > now && until - now <= WINDOW_LONGEST_NS)
+        return;
+    uint32_t failures = atomic_load(&entry->failures);
+    if (!atomic_compare_exchange_strong(&entry->until_ns, &until, now + backoff_draw(failures)))
+        return;
+    atomic_store(&entry->failures, failures < DOUBLINGS_MOST ? failures + 1 : failures);
+    if (failures == 0) {
+        char text[SEGMENT_DESTINATION_TEXT];
+        words_load(text, entry->address, sizeof text);
+        text[sizeof text - 1] = '\0';
+        service_event(EVENT_BACKOFF, (uint64_t)error, text);
+    }
+}
+
+void backoff_succeeded(int destination)
+{
+    struct segment_destination *entry = at(destination);
+    if (!entry || !service_active() || atomic_load(&entry->failures) == 0)
+        return;
+    atomic_store(&entry->failures, 0);
+    atomic_store(&entry->until_ns, 0);
+}
+
+/* --- the budget: this process's own, as seconds of late --- */
+
+static struct {
+    _Atomic uint64_t second;
+    _Atomic uint32_t connects, retries;
+} late[BUDGET_SECONDS];
+
+static unsigned this_second(void)
+{
+    uint64_t second = monotonic_ns() / SECOND;
+    unsigned i = second % BUDGET_SECONDS;
+    uint64_t before = atomic_load(&late[i].second);
+    if (before != second && atomic_compare_exchange_strong(&late[i].second, &before, second)) {
+        atomic_store(&late[i].connects, 0);
+        atomic_store(&late[i].retries, 0);
+    }
+    return i;
+}
+
+void backoff_connects(void)
+{
+    atomic_fetch_add(&late[this_second()].connects, 1);
+}
+
+bool backoff_may_retry(void)
+{
+    uint64_t share = segment_limit(service.segment, LIMIT_RETRY_BUDGET);
+    uint64_t each = segment_limit(service.segment, LIMIT_CONNECT_RETRIES);
+    uint64_t connects = 0, retries = 0, now = monotonic_ns() / SECOND;
+    unsigned slot = this_second();
+    if (share != LIMIT_OFF) {
+        for (unsigned i = 0; i < BUDGET_SECONDS; i++) {
+            if (atomic_load(&late[i].second) + BUDGET_SECONDS <= now)
+                continue;
+            connects += atomic_load(&late[i].connects);
+            retries += atomic_load(&late[i].retries);
+        }
+        each = each == LIMIT_OFF || each < BUDGET_LEAST ? BUDGET_LEAST : each;
+        if (retries >= each + connects * share / THOUSANDTHS)
+            return false;
+    }
+    atomic_fetch_add(&late[slot].retries, 1);
+    return true;
+}

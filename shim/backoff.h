@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * When to try again: the client's half of back pressure.
+ *
+ * The n-th retry (from 0) of a connect waits min(CAP, BASE·2^n) with jitter: `full` draws it from 0
+ * on, `equal` keeps half of it, `none` all (Brooker, "Exponential Backoff And Jitter", 2015).
+ *
+ * All processes of a service share what they learn of a destination: who refused a moment ago has a
+ * window open, drawn the same way, which grows each time that it is still refusing when its window
+ * has ended, and closes with the first success.
+ *
+ * Retries have a budget, so that they do not make an outage worse: in any ten seconds a process
+ * makes as many as one connect may (ten at least), and `retry-budget` for each connect besides (as
+ * Finagle's RetryBudget; "Handling Overload", Site Reliability Engineering, 2016).
+ */
+#ifndef BACKPRESSURE_BACKOFF_H
+#define BACKPRESSURE_BACKOFF_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/* Whether the service has limits that make its clients back off. */
+bool backoff_wanted(void);
+
+/* The destination's entry in the segment, made if need be; -1 when the table is full. */
+int backoff_destination(const struct sockaddr *address, socklen_t length);
+
+/* Nanoseconds until the destination's window closes, 0 when none is open; and its last error. */
+uint64_t backoff_window(int destination, int *error);
+
+/* A connect failed with `error`, one of those that may pass; or it succeeded. */
+void backoff_failed(int destination, int error);
+void backoff_succeeded(int destination);
+
+/* Whether a connect that failed with `error` may do better later. */
+bool backoff_may_pass(int error);
+
+/* How long the retry with this number waits, in nanoseconds; drawn anew each time. */
+uint64_t backoff_draw(uint32_t retry);
+
+/* How long a first try at a destination with an open window waits. */
+uint64_t backoff_draw_for(int destination);
+
+/* A connect began; may one be tried again? If so, that is taken from the budget. */
+void backoff_connects(void);
+bool backoff_may_retry(void);
+
+#endif
