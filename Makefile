@@ -143,6 +143,7 @@ bench: tests
 	BUILD=$(BUILD) python3 tests/bench/buffers.py
 	BUILD=$(BUILD) python3 tests/bench/probe.py
 	BUILD=$(BUILD) python3 tests/bench/overload.py
+	BUILD=$(BUILD) python3 tests/bench/clients.py
 
 .PHONY: deps
 deps:
