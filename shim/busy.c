@@ -203,7 +203,7 @@ static const struct {
     enum busy_recognition (*is_variant)(const struct busy_client *client);
     bool waits; /* the answer has a place in the client's protocol, which must have come first */
 } choices[] = {
-    [BUSY_HTTP] = {BUSY_IN_HTTP, BUSY_IN_HTTP2, is_http2, false},
+    [BUSY_HTTP] = {BUSY_IN_HTTP, BUSY_IN_HTTP2, is_http2, true},
     [BUSY_TLS] = {.protocol = BUSY_IN_TLS},
     [BUSY_REDIS] = {.protocol = BUSY_IN_REDIS},
     [BUSY_MEMCACHED] = {BUSY_IN_MEMCACHED, BUSY_IN_MEMCACHED_BINARY, is_memcached_binary, true},

@@ -90,14 +90,33 @@ static bool start(const struct dialect *dialect)
     return server_start(&server, limits, COMMAND(program, "level", port));
 }
 
+static bool turned_away(void)
+{
+    return crowd_count(&inside, CLIENT_ENDED) + crowd_count(&inside, CLIENT_RESET) +
+               crowd_count(&inside, CLIENT_FAILED) >
+           0;
+}
+
+/* Whoever looked whether the server is up may still have the slot: comes again until it is ours. */
 static void take_the_slot(void)
 {
     struct sockaddr_in address = loopback(server.port);
-    assert_true(total_becomes(&server, "conns", 0, WITHIN_MS));
-    crowd_start(&inside, 1, (struct sockaddr *)&address, sizeof address, NULL, 0, "", 0);
     double deadline = seconds_now() + WITHIN_MS / 1000.0;
-    while (total(&server, "conns") != 1 && seconds_now() < deadline)
+    assert_true(total_becomes(&server, "conns", 0, WITHIN_MS));
+    do {
+        crowd_end(&inside);
+        crowd_start(&inside, 1, (struct sockaddr *)&address, sizeof address, NULL, 0, "", 0);
+        while (!turned_away() && total(&server, "conns") != 1 && seconds_now() < deadline)
+            crowd_step(&inside, 5);
         crowd_step(&inside, 5);
+    } while (turned_away() && seconds_now() < deadline);
+    if (total(&server, "conns") != 1) {
+        char shown[65536];
+        bpctl(&server, shown, sizeof shown, COMMAND("show", server.name));
+        fprintf(stderr, "client: state %d, %zu bytes: %.40s\n%s", (int)inside.client[0].state,
+                inside.client[0].length, inside.client[0].answer, shown);
+    }
+    assert_false(turned_away());
     assert_int_equal(total(&server, "conns"), 1);
 }
 
@@ -111,6 +130,7 @@ static void client_hears_that_the_server_is_busy(void **state)
         skip();
     assert_true(start(dialect));
     take_the_slot();
+    long resets = total(&server, "shed_reset"), answers = total(&server, "shed_busy");
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     snprintf(command, sizeof command, dialect->command, server.port);
@@ -123,8 +143,8 @@ static void client_hears_that_the_server_is_busy(void **state)
     if (!strstr(said, dialect->said))
         fprintf(stderr, "%s said: %s\n", dialect->name, said);
     assert_non_null(strstr(said, dialect->said));
-    assert_true(total(&server, "shed_busy") > 0);
-    assert_int_equal(total(&server, "shed_reset"), 0);
+    assert_int_equal(total(&server, "shed_reset"), resets);
+    assert_true(total(&server, "shed_busy") > answers);
 }
 
 static int clean_up(void **state)

@@ -87,8 +87,8 @@ static void who_speaks_first_is_known_by_program_or_port(void **state)
 
 static void a_choice_is_answered_at_once_unless_the_protocol_forbids(void **state)
 {
-    static const enum busy_reply at_once[] = {BUSY_HTTP, BUSY_TLS,   BUSY_REDIS, BUSY_SMTP,
-                                              BUSY_FTP,  BUSY_MYSQL, BUSY_TEXT};
+    static const enum busy_reply at_once[] = {BUSY_TLS, BUSY_REDIS, BUSY_SMTP,
+                                              BUSY_FTP, BUSY_MYSQL, BUSY_TEXT};
     struct busy_client silent = client_that_sent("", 0);
     struct busy_client negotiates = client_that_sent(SAID("\0\0\0\x08\x04\xd2\x16\x2f"));
     enum busy_protocol protocol;
@@ -96,6 +96,7 @@ static void a_choice_is_answered_at_once_unless_the_protocol_forbids(void **stat
     for (size_t i = 0; i < sizeof at_once / sizeof *at_once; i++)
         assert_int_equal(busy_recognise(at_once[i], &silent, &protocol), BUSY_RECOGNISED);
     assert_int_equal(busy_recognise(BUSY_POSTGRES, &silent, &protocol), BUSY_UNDECIDED);
+    assert_int_equal(busy_recognise(BUSY_HTTP, &silent, &protocol), BUSY_UNDECIDED);
     assert_int_equal(busy_recognise(BUSY_POSTGRES, &negotiates, &protocol), BUSY_RECOGNISED);
     assert_int_equal(protocol, BUSY_IN_POSTGRES_NEGOTIATION);
     silent.out_of_time = true;
