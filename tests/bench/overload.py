@@ -74,8 +74,8 @@ def wait_until(condition, what, seconds=30):
 
 def answers(port):
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        return True
+        with socket.create_connection(("127.0.0.1", port), 1) as probe:
+            return probe.getsockname() != probe.getpeername()  # nobody listens, and it found itself
     except OSError:
         return False
 

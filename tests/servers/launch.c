@@ -112,10 +112,21 @@ static void become(const char *const *words, const char *output)
     _exit(127);
 }
 
+/* While nobody listens, a client may come to have the very port that it connects to, and finds
+ * itself: RFC 9293, 3.5, simultaneous initiation. */
+static bool found_itself(int fd, const struct sockaddr *address)
+{
+    struct sockaddr_in own = {0};
+    socklen_t length = sizeof own;
+    return address->sa_family == AF_INET &&
+           getsockname(fd, (struct sockaddr *)&own, &length) == 0 &&
+           own.sin_port == ((const struct sockaddr_in *)(const void *)address)->sin_port;
+}
+
 static bool answers(const struct sockaddr *address, socklen_t length)
 {
     int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool up = connect(fd, address, length) == 0;
+    bool up = connect(fd, address, length) == 0 && !found_itself(fd, address);
     close(fd);
     return up;
 }

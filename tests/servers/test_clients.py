@@ -372,8 +372,9 @@ def wait_for(port):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
+            with socket.create_connection(("127.0.0.1", port)) as probe:
+                if probe.getsockname() != probe.getpeername():  # else nobody listens, and it found itself
+                    return
         except OSError:
             time.sleep(0.02)
     raise AssertionError("the server did not come up")
