@@ -85,7 +85,10 @@ static bool answer(int fd, enum busy_protocol protocol, const struct busy_client
 
     segment_read_limits(service.segment, &limits);
     size_t length = busy_compose(protocol, &limits, client, text, sizeof text);
-    long sent = kernel_call(SYS_sendto, fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
+    /* The last word waits for the FIN that follows at once, and leaves in one segment with it. */
+    int more = protocol == BUSY_IN_POSTGRES_NEGOTIATION ? 0 : MSG_MORE;
+    long sent =
+        kernel_call(SYS_sendto, fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL | more, NULL, 0);
     return length > 0 && sent == (long)length;
 }
 

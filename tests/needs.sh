@@ -13,7 +13,7 @@ demo="$build apache2 httperf iproute2 curl python3 procps gawk"
 everything="$demo clang clang-format cppcheck libcmocka-dev libbpf-dev bpftool redis-server \
 redis-tools nginx-light memcached postgresql vsftpd openssh-server haproxy lighttpd stunnel4 nodejs wrk \
 mariadb-server mariadb-client postgresql-client nghttp2-client \
-libmemcached-tools openssl curl gnuplot-nox util-linux procps binutils libpython3.11-testsuite"
+libmemcached-tools openssl curl gnuplot-nox nftables util-linux procps binutils libpython3.11-testsuite"
 
 case "${1:-}" in
 test | --install) wanted=$everything ;;
