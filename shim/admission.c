@@ -299,6 +299,7 @@ static int admit_parked(const struct admission *admission)
     if (kernel_call(SYS_getpeername, fd, &from, &length) < 0)
         length = 0; /* the client has gone; accept(2) hands such connections out, too */
     hand_out_address(admission, &from, length);
+    listeners_ungate_accepted(admission->wait.listener, fd);
     connections_commit(fd, admission->wait.listener->family, admission->wait.listener->auditable,
                        peer);
     return fd;
@@ -374,10 +375,10 @@ static int accept_one(struct admission *admission, bool reserved)
         errno = saved;
         return saved == EAGAIN ? NOBODY : -1;
     }
-    listeners_ungate_accepted(listener, fd);
     if (is_exempt(&from)) {
         if (reserved)
             connections_cancel();
+        listeners_ungate_accepted(listener, fd);
         descriptor_put(fd, 0);
         service_count(COUNTER_EXEMPTED, 1);
         hand_out_address(admission, &from, length);
@@ -397,6 +398,7 @@ static int accept_one(struct admission *admission, bool reserved)
     }
     if (!peers_reserve(key, true, &peer))
         return turn_away_peer(admission, fd, key, client.waited_ns);
+    listeners_ungate_accepted(listener, fd);
     connections_commit(fd, listener->family, listener->auditable, peer);
     hand_out_address(admission, &from, length);
     return fd;

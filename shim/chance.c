@@ -6,16 +6,22 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-/* SplitMix64 (Steele, Lea, Flood, 2014), seeded once a thread; and again in a forked child, which
- * would draw what its parent draws. */
+static _Atomic uint32_t forks;
+
+void chance_after_fork_in_child(void)
+{
+    atomic_fetch_add(&forks, 1);
+}
+
+/* SplitMix64 (Steele, Lea, Flood, 2014), seeded once a thread, and again after a fork. */
 static uint64_t draw(void)
 {
     static _Thread_local uint64_t state __attribute__((tls_model("initial-exec")));
-    static _Thread_local pid_t seeded_in __attribute__((tls_model("initial-exec")));
-    pid_t self = getpid();
-    if (seeded_in != self && getrandom(&state, sizeof state, GRND_NONBLOCK) != sizeof state)
-        state = monotonic_ns() ^ (uint64_t)self << 32;
-    seeded_in = self;
+    static _Thread_local uint32_t seeded __attribute__((tls_model("initial-exec")));
+    uint32_t epoch = atomic_load_explicit(&forks, memory_order_relaxed) + 1;
+    if (seeded != epoch && getrandom(&state, sizeof state, GRND_NONBLOCK) != sizeof state)
+        state = monotonic_ns() ^ (uint64_t)getpid() << 32;
+    seeded = epoch;
     uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);

@@ -10,4 +10,7 @@
 /* A number from 0 to `most`, all as likely. Async-signal-safe. */
 uint64_t chance_up_to(uint64_t most);
 
+/* A forked child would draw what its parent draws. */
+void chance_after_fork_in_child(void);
+
 #endif

@@ -13,6 +13,10 @@
 #define INTERVAL_LEAST_NS (100 * MILLISECOND)
 #define INTERVAL_TARGETS 4
 #define GROWN 2
+/* While a queue stands, those are served who have waited this part of the target at most: the
+ * program's own time for them comes on top. */
+#define FRESH_NUMERATOR 3
+#define FRESH_DENOMINATOR 4
 /* A queue that stood a moment ago needs no second proof. */
 #define WATCHED_INTERVALS 16
 
@@ -96,18 +100,18 @@ bool lateness_sheds(int fd, struct listener *listener, struct lateness_client cl
                           memory_order_relaxed);
     uint64_t from = atomic_load_explicit(&shared->late_from_ns, memory_order_relaxed);
     uint64_t until = atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed);
-    if (client.waited_ns < target_ns) {
-        if (client.closed && until > now)
-            return true;
+    bool stands = until > now;
+    uint64_t most = stands ? target_ns / FRESH_DENOMINATOR * FRESH_NUMERATOR : target_ns;
+    if (client.waited_ns < most) {
         if (from)
             atomic_store_explicit(&shared->late_from_ns, 0, memory_order_relaxed);
-        return false;
+        return stands && client.closed;
     }
-    if (until <= now && from == 0) {
+    if (!stands && from == 0) {
         suspect(fd, shared, now + interval);
         return false;
     }
-    if (until <= now && now < from && !overflows(fd, shared))
+    if (!stands && now < from && !overflows(fd, shared))
         return false;
     atomic_store_explicit(&shared->standing_until_ns, now + interval * WATCHED_INTERVALS,
                           memory_order_relaxed);

@@ -7,8 +7,9 @@
  * was accepted stayed above the target for a whole interval; or when it is twice as long as when
  * the first one was late, which under a flood is seen sooner. CoDel then drops one packet at a
  * time, since senders slow down; clients of a server mostly do not, so a standing queue is drained
- * at once of all that waited longer than the target, and stays watched closely until nobody has for
- * a while (compare Maurer, "Fail at Scale", 2015).
+ * at once of all that waited longer than three quarters of the target, and stays watched closely
+ * until nobody has for a while (compare Maurer, "Fail at Scale", 2015). The last quarter is left to
+ * the program, so that its answer, too, comes soon.
  *
  * How long a client waited is the kernel's own word: tcpi_last_ack_recv of the accepted socket is
  * the time since the handshake's last segment, or since the request, if that came later. AF_UNIX

@@ -2,6 +2,7 @@
 #include "lifecycle.h"
 
 #include "audit.h"
+#include "chance.h"
 #include "connections.h"
 #include "descriptors.h"
 #include "flows.h"
@@ -40,6 +41,7 @@ static void after_fork_in_child(void)
     waiting_room_after_fork_in_child();
     audit_after_fork_in_child();
     outbound_after_fork_in_child();
+    chance_after_fork_in_child();
     errno = saved;
 }
 

@@ -63,34 +63,6 @@ def return_of_the_server():
               f"{max(bins) / mean:.1f} times the mean\n    " + " ".join(map(str, bins[:20])), flush=True)
 
 
-STORM = clients.PREAMBLE + """
-served, attempts, errors, lock = 0, 0, 0, threading.Lock()
-def client():
-    global served, attempts
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with lock: attempts += 1
-        s, code, took = connect(("127.0.0.1", int(sys.argv[1])))
-        try:
-            if code == 0:
-                s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-                got = b""
-                while True:
-                    part = s.recv(4096)
-                    if not part: break
-                    got += part
-                if b"hello" in got:
-                    with lock: served += 1
-                    return
-        except OSError: pass
-        finally: s.close()
-threading.stack_size(262144)
-began = time.monotonic()
-threads = [threading.Thread(target=client) for i in range(int(sys.argv[2]))]
-[t.start() for t in threads]; [t.join() for t in threads]
-print(json.dumps([served, attempts, time.monotonic() - began]))
-"""
-
 SERVER = """
 import sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -113,10 +85,8 @@ def retry_storm():
                                    SERVER, str(port)])
         try:
             clients.wait_for(port)
-            command = [clients.PYTHON, "-c", STORM, str(port), str(STORM_CLIENTS)]
             environment = clients.Service(limits).environment if limits else None
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            served, attempts, took = clients.json.loads(done.stdout)
+            served, attempts, took = clients.persistent_clients(port, STORM_CLIENTS, environment)
             print(f"  {name}: {served} of {STORM_CLIENTS} served in {took:.1f} s, {attempts} attempts", flush=True)
         finally:
             server.terminate()

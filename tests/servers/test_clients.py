@@ -318,6 +318,42 @@ def unix_sockets_are_tried_again():
     assert code == 0 and took > 0.5, (code, took)
 
 
+PERSISTENT = PREAMBLE + """
+served, attempts, lock = 0, 0, threading.Lock()
+def client():
+    global served, attempts
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with lock: attempts += 1
+        s, code, took = connect(("127.0.0.1", int(sys.argv[1])))
+        try:
+            if code == 0:
+                s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+                got = b""
+                while True:
+                    part = s.recv(4096)
+                    if not part: break
+                    got += part
+                if b"hello" in got:
+                    with lock: served += 1
+                    return
+        except OSError: pass
+        finally: s.close()
+threading.stack_size(262144)
+began = time.monotonic()
+threads = [threading.Thread(target=client) for i in range(int(sys.argv[2]))]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(json.dumps([served, attempts, time.monotonic() - began]))
+"""
+
+
+def persistent_clients(port, count, environment):
+    """`count` clients that ask until they are served, a minute at most: served, attempts, seconds."""
+    done = subprocess.run([PYTHON, "-c", PERSISTENT, str(port), str(count)], env=environment, capture_output=True,
+                          text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def connections_to_a_server_that_resets_back_off():
     """Clients of a full server under when-full=reset: all get through in the end."""
     port = free_port()
@@ -335,31 +371,8 @@ S(("127.0.0.1", {port}), H).serve_forever()"""
     try:
         wait_for(port)
         service = Service("connect-retries=10 backoff=20ms..500ms")
-        program = f"""
-served, attempts, lock = 0, 0, threading.Lock()
-def client():
-    global served, attempts
-    for i in range(300):
-        with lock: attempts += 1
-        s, code, took = connect(("127.0.0.1", {port}))
-        try:
-            if code == 0:
-                s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n"); got = b""
-                while True:
-                    part = s.recv(4096)
-                    if not part: break
-                    got += part
-                if b"hello" in got:
-                    with lock: served += 1
-                    return
-        except OSError: pass
-        finally: s.close()
-threads = [threading.Thread(target=client) for i in range(60)]
-[t.start() for t in threads]; [t.join() for t in threads]
-print(json.dumps([served, attempts]))"""
-        served, attempts = service.python(program)
-        bare = subprocess.run([PYTHON, "-c", PREAMBLE + program], capture_output=True, text=True, check=True)
-        bare_served, bare_attempts = json.loads(bare.stdout)
+        served, attempts, _ = persistent_clients(port, 60, service.environment)
+        bare_served, bare_attempts, _ = persistent_clients(port, 60, None)
         print(f"# 60 clients, 5 at a time: {attempts / 60:.1f} attempts each, {served} served; "
               f"bare {bare_attempts / 60:.1f} and {bare_served}")
         assert served == 60, (served, attempts)

@@ -244,8 +244,10 @@ static void a_ceiling_that_finds_itself_stays_in_its_range(void **state)
     start("nginx", LIMITS("total-conns=auto:2..5", "when-full=busy"));
     come(&crowd, 40, 1);
     assert_true(crowd_until(&crowd, CLIENT_ENDED, 35, WITHIN_MS));
-    size_t served = crowd_count(&crowd, CLIENT_SERVED);
+    assert_true(crowd_until(&crowd, CLIENT_SERVED, 2, WITHIN_MS));
+    size_t served = 40 - crowd_count(&crowd, CLIENT_ENDED);
     assert_true(served >= 2 && served <= 5);
+    assert_true(crowd_until(&crowd, CLIENT_SERVED, served, WITHIN_MS));
     assert_int_equal(BPCTL("show", server.name), 0);
     assert_non_null(strstr(output, "total-conns    auto:2..5"));
     assert_non_null(strstr(output, "answers/s"));
