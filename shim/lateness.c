@@ -13,12 +13,18 @@
 #define INTERVAL_LEAST_NS (100 * MILLISECOND)
 #define INTERVAL_TARGETS 4
 #define GROWN 2
+#define GROWN_BY_LEAST 16
+/* A queue that lost a quarter in an interval is being worked off: so after a pause of the program.
+ */
+#define SHRUNK_NUMERATOR 3
+#define SHRUNK_DENOMINATOR 4
 /* While a queue stands, those are served who have waited this part of the target at most: the
  * program's own time for them comes on top. */
 #define FRESH_NUMERATOR 3
 #define FRESH_DENOMINATOR 4
-/* A queue that stood a moment ago needs no second proof. */
+/* A queue that stood a moment ago needs no second proof, unless it was nearly empty since. */
 #define WATCHED_INTERVALS 16
+#define CALM_SHARE 8
 
 uint64_t lateness_target(void)
 {
@@ -83,9 +89,18 @@ static void suspect(int fd, struct segment_listener *shared, uint64_t until)
 static bool overflows(int fd, const struct segment_listener *shared)
 {
     struct tcp_info queue = queue_of(fd);
-    return queue.tcpi_unacked >=
-               GROWN * atomic_load_explicit(&shared->late_queue, memory_order_relaxed) ||
+    uint32_t before = atomic_load_explicit(&shared->late_queue, memory_order_relaxed);
+    return (queue.tcpi_unacked >= GROWN * before &&
+            queue.tcpi_unacked >= before + GROWN_BY_LEAST) ||
            (queue.tcpi_unacked && queue.tcpi_unacked >= queue.tcpi_sacked);
+}
+
+/* Without a listener to ask (fd -1) a queue is never found to shrink. */
+static bool shrinks(int fd, const struct segment_listener *shared)
+{
+    uint32_t before = atomic_load_explicit(&shared->late_queue, memory_order_relaxed);
+    return fd >= 0 && before > 1 &&
+           (uint64_t)lateness_queue(fd) * SHRUNK_DENOMINATOR <= (uint64_t)before * SHRUNK_NUMERATOR;
 }
 
 bool lateness_sheds(int fd, struct listener *listener, struct lateness_client client,
@@ -105,14 +120,21 @@ bool lateness_sheds(int fd, struct listener *listener, struct lateness_client cl
     if (client.waited_ns < most) {
         if (from)
             atomic_store_explicit(&shared->late_from_ns, 0, memory_order_relaxed);
+        if (stands && client.waited_ns < target_ns / CALM_SHARE && until - now > interval)
+            atomic_store_explicit(&shared->standing_until_ns, now + interval, memory_order_relaxed);
         return stands && client.closed;
     }
     if (!stands && from == 0) {
         suspect(fd, shared, now + interval);
         return false;
     }
-    if (!stands && now < from && !overflows(fd, shared))
+    bool just_late = now + interval < from + target_ns;
+    if (!stands && now < from && (just_late || !overflows(fd, shared)))
         return false;
+    if (!stands && now >= from && shrinks(fd, shared)) {
+        suspect(fd, shared, now + interval);
+        return false;
+    }
     atomic_store_explicit(&shared->standing_until_ns, now + interval * WATCHED_INTERVALS,
                           memory_order_relaxed);
     return true;

@@ -4,8 +4,9 @@
  *
  * The rule is CoDel's (Nichols and Jacobson, "Controlling Queue Delay", 2012; RFC 8289): one long
  * wait is a burst, and bursts are what queues are for. A queue stands when the wait of everyone who
- * was accepted stayed above the target for a whole interval; or when it is twice as long as when
- * the first one was late, which under a flood is seen sooner. CoDel then drops one packet at a
+ * was accepted stayed above the target for a whole interval, in which it did not become a quarter
+ * shorter; or when it is twice as long as when the first one was late, which under a flood is seen
+ * sooner. CoDel then drops one packet at a
  * time, since senders slow down; clients of a server mostly do not, so a standing queue is drained
  * at once of all that waited longer than three quarters of the target, and stays watched closely
  * until nobody has for a while (compare Maurer, "Fail at Scale", 2015). The last quarter is left to
