@@ -126,11 +126,18 @@ static bool start_postgres(struct server *server, const char *const *limits)
     if (!run_to_end(command))
         return false;
     text(command, sizeof command, "%s/postgres", programs);
-    return server_start(server, limits,
-                        COMMAND(command, "-D", data, "-c", "listen_addresses=127.0.0.1", "-p",
-                                text(port, sizeof port, "%u", server->port), "-c",
-                                "unix_socket_directories=", "-c", "max_connections=300", "-c",
-                                "fsync=off", "-c", "shared_buffers=16MB"));
+    if (!server_start(server, limits,
+                      COMMAND(command, "-D", data, "-c", "listen_addresses=127.0.0.1", "-p",
+                              text(port, sizeof port, "%u", server->port), "-c",
+                              "unix_socket_directories=", "-c", "max_connections=300", "-c",
+                              "fsync=off", "-c", "shared_buffers=16MB")))
+        return false;
+    /* It listens before it serves: until then everybody is told that it is starting up. */
+    text(command, sizeof command,
+         "for i in $(seq 300); do %s/pg_isready -q -h 127.0.0.1 -p %u && exit; sleep 0.02; done; "
+         "exit 1",
+         programs, server->port);
+    return run_to_end(command);
 }
 
 static bool start_vsftpd(struct server *server, const char *const *limits)
