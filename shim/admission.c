@@ -108,6 +108,13 @@ static bool wants_a_look(const struct listener *listener)
     return since && monotonic_ns() - (since > freed ? since : freed) > target;
 }
 
+/* Under hold, at the ceiling: whether somebody is accepted all the same, to be parked or shed. */
+static bool takes_to_look_at(const struct listener *listener)
+{
+    return wants_a_look(listener) ||
+           (anybody_exempt() && waiting_room_has_space(listeners_index(listener)));
+}
+
 bool admission_lets_in(const struct listener *listener)
 {
     if (!service_active())
@@ -119,8 +126,7 @@ bool admission_lets_in(const struct listener *listener)
         return false;
     if (when_full() != WHEN_FULL_HOLD)
         return true; /* to be refused in accept */
-    return wants_a_look(listener) ||
-           (anybody_exempt() && waiting_room_has_space(listeners_index(listener)));
+    return takes_to_look_at(listener);
 }
 
 bool admission_visible(struct listener *listener)
@@ -407,13 +413,11 @@ static int accept_one(struct admission *admission, bool reserved)
 /* No slot: holds, or accepts one that is to be refused, exempt or parked. */
 static int without_slot(struct admission *admission, enum reservation why)
 {
-    uint32_t index = listeners_index(admission->wait.listener);
     if (why == RESERVATION_PAUSED)
         return MUST_WAIT;
     if (why == RESERVATION_FULL && !connections_full_for_certain())
         return connections_room() == RESERVED ? TRY_AGAIN : MUST_WAIT;
-    if (when_full() == WHEN_FULL_HOLD && !wants_a_look(admission->wait.listener) &&
-        !(anybody_exempt() && waiting_room_has_space(index)))
+    if (when_full() == WHEN_FULL_HOLD && !takes_to_look_at(admission->wait.listener))
         return MUST_WAIT;
     return accept_one(admission, false);
 }

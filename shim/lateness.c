@@ -68,10 +68,15 @@ uint32_t lateness_queue(int fd)
     return queue_of(fd).tcpi_unacked;
 }
 
+bool lateness_stands(const struct listener *listener)
+{
+    return listener->shared && atomic_load_explicit(&listener->shared->standing_until_ns,
+                                                    memory_order_relaxed) > monotonic_ns();
+}
+
 bool lateness_overfills(int fd, const struct listener *listener)
 {
-    if (!listener->shared || atomic_load_explicit(&listener->shared->standing_until_ns,
-                                                  memory_order_relaxed) <= monotonic_ns())
+    if (!lateness_stands(listener))
         return false;
     struct tcp_info queue = queue_of(fd);
     return queue.tcpi_unacked * 2 > queue.tcpi_sacked;

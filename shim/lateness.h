@@ -39,6 +39,9 @@ struct lateness_client lateness_ask(int fd);
 bool lateness_sheds(int fd, struct listener *listener, struct lateness_client client,
                     uint64_t target_ns);
 
+/* Whether the listener's queue was found to stand, and is watched. Two loads and the time. */
+bool lateness_stands(const struct listener *listener);
+
 /*
  * Whether the listener's queue should take no more for now: it stands and is half full. The kernel
  * turns SYNs away only when it is full, and then also drops the last segment of handshakes under

@@ -286,15 +286,25 @@ static bool gate_wanted(int fd, const struct listener *listener, bool all, bool 
     return lateness_overfills(fd, listener);
 }
 
+/* By the few listeners there are: who has nothing to gate must not look through all descriptors. */
+static bool any_stands(void)
+{
+    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
+    for (uint32_t i = 0; i < end; i++)
+        if (can_be_gated(&listeners[i]) && lateness_stands(&listeners[i]))
+            return true;
+    return false;
+}
+
 void listeners_gate(bool room)
 {
     struct segment *segment = service.segment;
     if (!service_active() || atomic_load(&listeners_end) == 0)
         return;
-    bool flooded = flood_under_way(), timed = lateness_target() != LIMIT_OFF;
+    bool flooded = flood_under_way();
     bool all = !room && (flooded || segment_limit(segment, LIMIT_QUEUE) == 0 ||
                          atomic_load(&segment->admission) != ADMISSION_OPEN);
-    if (all ? all_gated() : !flooded && !timed && !listeners_gated())
+    if (all ? all_gated() : !flooded && !listeners_gated() && !any_stands())
         return;
     int end = descriptors_end(), saved = errno;
     for (int fd = 0; fd < end; fd++) {

@@ -2,7 +2,6 @@
 #include "waiting_room.h"
 
 #include "descriptors.h"
-
 #include "listeners.h"
 #include "real.h"
 #include "service.h"
