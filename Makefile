@@ -11,6 +11,7 @@ VERSION := 0.1.0
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
+SYSCONFDIR ?= /etc
 BUILD ?= build
 ifeq ($(origin CC),default)
 CC := gcc
@@ -22,7 +23,8 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvl
 	-Wundef -Wpointer-arith -Wno-format-nonliteral -Werror
 COMMON := -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) $(SANITIZE) -MMD -MP
 SHIM_FLAGS := $(COMMON) -fPIC -fvisibility=hidden
-TOOL_FLAGS := $(COMMON) -DBACKPRESSURE_VERSION='"$(VERSION)"' -DBACKPRESSURE_LIBDIR='"$(LIBDIR)"'
+TOOL_FLAGS := $(COMMON) -DBACKPRESSURE_VERSION='"$(VERSION)"' -DBACKPRESSURE_LIBDIR='"$(LIBDIR)"' \
+	-DBACKPRESSURE_SYSCONFDIR='"$(SYSCONFDIR)"'
 comma := ,
 # `make V=1` shows whole commands.
 V ?=
@@ -31,7 +33,7 @@ say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment sockdiag gate real)
+SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real)
 # bpctl has the eBPF probe in it where clang, bpftool and libbpf-dev are at hand.
 PROBE ?= $(if $(shell command -v clang && command -v bpftool && ls /usr/include/bpf/libbpf.h),yes,no)
 ifneq ($(PROBE),no)
@@ -52,7 +54,7 @@ $(BUILD)/libbackpressure.so: $(SHIM_OBJECTS)
 
 $(BUILD)/bpctl: $(TOOL_OBJECTS)
 	$(call say,LD)
-	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson $(PROBE_LIBS)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson -lmicrohttpd -lelf -lncursesw -ltinfo $(PROBE_LIBS)
 
 $(BUILD)/shim/%.o: shim/%.c
 	@mkdir -p $(@D)

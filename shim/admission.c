@@ -32,6 +32,7 @@
 /* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn.
  */
 #define REFUSALS_PER_CALL 64
+#define WAIT_SAMPLE_EVERY_NS (10 * MILLISECOND)
 #define REFUSALS_PER_BILL 16
 /* So many EAGAINs without a wait in between are a loop that the shim cannot see into. */
 #define IDLE_ACCEPTS 16
@@ -347,13 +348,19 @@ static int turn_away_peer(struct admission *admission, int fd, struct peer_key k
     return park(admission, fd, key, waited_ns);
 }
 
-/* How long the client of the accepted `fd` waited; only with queue-delay is the kernel asked. */
+/* How long the client of the accepted `fd` waited: with queue-delay the kernel is asked about each,
+ * otherwise now and then, to tell operators. */
 static struct lateness_client ask_about(const struct admission *admission, int fd)
 {
-    struct lateness_client unknown = {.waited_ns = 0};
-    if (lateness_target() == LIMIT_OFF || admission->wait.listener->family == AF_UNIX)
-        return unknown;
-    return lateness_ask(fd);
+    static _Atomic uint64_t next_look_ns;
+    struct lateness_client client = {.waited_ns = 0};
+    if (admission->wait.listener->family == AF_UNIX ||
+        (lateness_target() == LIMIT_OFF &&
+         !due_claim(&next_look_ns, monotonic_ns(), WAIT_SAMPLE_EVERY_NS)))
+        return client;
+    client = lateness_ask(fd);
+    histogram_add(&service.segment->accept_wait, client.waited_ns);
+    return client;
 }
 
 static bool is_late(const struct admission *admission, struct lateness_client client)

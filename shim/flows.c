@@ -10,6 +10,7 @@
 #include "pacing.h"
 #include "pausing.h"
 #include "real.h"
+#include "sojourn.h"
 #include "stalls.h"
 
 #include <errno.h>
@@ -55,7 +56,7 @@ static uint32_t work_out_mode(void)
         mode |= FLOWS_STALL;
     if (is_set(LIMIT_SEND_RATE) || is_set(LIMIT_CONN_SEND_RATE))
         mode |= FLOWS_PACE;
-    if (concurrency_wanted())
+    if (concurrency_wanted() || sojourn_watched())
         mode |= FLOWS_TIME;
     return mode;
 }
@@ -97,6 +98,11 @@ void flows_refresh(void)
     if ((mode | before) & FLOWS_PACE)
         outbound_pace_all();
     errno = saved;
+}
+
+void flows_work_out_anew(void)
+{
+    atomic_store(&flows_seen_limits, UINT64_MAX);
 }
 
 /* --- flows --- */

@@ -72,6 +72,9 @@ extern _Atomic uint64_t flows_seen_limits;
 /* Works the mode out again after limits changed, and brings every connection in line. */
 void flows_refresh(void);
 
+/* The mode is worked out again soon, although no limit changed. */
+void flows_work_out_anew(void);
+
 static inline uint64_t flows_limits_version(void)
 {
     return (uint64_t)atomic_load_explicit(&service.segment->limits_sequence, memory_order_relaxed)

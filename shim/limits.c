@@ -193,6 +193,11 @@ const char *limits_key_name(unsigned key)
     return key < LIMIT_KEYS ? grammar[key].name : NULL;
 }
 
+const char *limits_key_allowed(unsigned key)
+{
+    return key < LIMIT_KEYS ? grammar[key].allowed : NULL;
+}
+
 bool limits_key_per_process(unsigned key)
 {
     return key < LIMIT_KEYS && grammar[key].per_process;

@@ -139,6 +139,9 @@ void limits_apply(struct limits *target, const struct limits_source *source);
 /* The key's name as users write it, or NULL when `key` is out of range. */
 const char *limits_key_name(unsigned key);
 
+/* What values the key takes, in words; NULL when it is out of range. */
+const char *limits_key_allowed(unsigned key);
+
 /* Whether a key makes sense for one process of a service (`bpctl set NAME/PID`). */
 bool limits_key_per_process(unsigned key);
 

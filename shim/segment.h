@@ -10,6 +10,7 @@
 #define BACKPRESSURE_SEGMENT_H
 
 #include "gauge.h"
+#include "histogram.h"
 #include "limits.h"
 
 #include <stdatomic.h>
@@ -19,7 +20,7 @@
 #include <sys/types.h>
 
 #define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
-#define SEGMENT_VERSION 3
+#define SEGMENT_VERSION 4
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PROCESSES 2048
@@ -198,6 +199,9 @@ struct segment_event {
 
 enum admission_switch { ADMISSION_OPEN, ADMISSION_PAUSED, ADMISSION_DRAINING };
 
+/* How long the processes go on timing answers after bpctl looked. */
+#define SEGMENT_WATCH_NS (UINT64_C(300) * 1000000000)
+
 #define SEGMENT_LIMIT_WORDS (sizeof(struct limits) / sizeof(uint64_t))
 
 struct segment {
@@ -218,6 +222,9 @@ struct segment {
     _Atomic uint64_t audit_next_ns;   /* when the next dump of the kernel's sockets may start */
     _Atomic uint64_t reap_next_ns;    /* when to look for dead processes again */
     _Atomic uint64_t watch_until_ns;  /* a thread blocked in accept sees to all audits until then */
+    _Atomic uint64_t timed_until_ns;  /* somebody looks at how long answers take: see sojourn.h */
+    struct histogram accept_wait;     /* how long clients were in accept queues; a sample */
+    struct histogram sojourn;         /* and requests in the program; a sample */
     _Atomic uint64_t peers_lock;
     _Atomic uint32_t processes_used; /* no index at or above it was ever used */
     _Atomic uint32_t conns_used;

@@ -24,6 +24,13 @@ static uint64_t arrival(int fd, uint64_t now)
     return known && ago < now ? now - ago : 0;
 }
 
+bool sojourn_watched(void)
+{
+    uint64_t until = atomic_load_explicit(&service.segment->timed_until_ns, memory_order_relaxed);
+    uint64_t now = until ? monotonic_ns() : 0;
+    return until > now && until - now <= SEGMENT_WATCH_NS;
+}
+
 void sojourn_read(int fd, struct flow *flow)
 {
     static _Atomic uint64_t next_ns;
@@ -46,5 +53,11 @@ void sojourn_wrote(struct flow *flow)
         return;
     atomic_store_explicit(&flow->asked_ns, 0, memory_order_relaxed);
     uint64_t now = monotonic_ns();
-    concurrency_answered(since == UNMEASURED || since > now ? 0 : now - since);
+    uint64_t sojourn = since == UNMEASURED || since > now ? 0 : now - since;
+    if (sojourn)
+        histogram_add(&service.segment->sojourn, sojourn);
+    if (concurrency_wanted())
+        concurrency_answered(sojourn);
+    else if (sojourn && !sojourn_watched())
+        flows_work_out_anew();
 }

@@ -4,12 +4,16 @@
  *
  * An event loop reads a request when its turn comes, so the time from read to write leaves out what
  * it waited in the socket; that is asked of the kernel (tcpi_last_data_recv), for a bounded number
- * of requests a second. Only while a ceiling finds itself.
+ * of requests a second. Only while a ceiling finds itself, or bpctl watches: then it is counted in
+ * the segment's histogram.
  */
 #ifndef BACKPRESSURE_SOJOURN_H
 #define BACKPRESSURE_SOJOURN_H
 
 #include "flows.h"
+
+/* Whether bpctl looked of late. */
+bool sojourn_watched(void);
 
 /* Input was read from the connection; output was written to it. */
 void sojourn_read(int fd, struct flow *flow);

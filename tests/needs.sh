@@ -8,7 +8,7 @@
 # place meanwhile, so that no port of this machine is taken by an installation.
 set -eu
 
-build="gcc make libc6-dev libjansson-dev"
+build="gcc make libc6-dev libjansson-dev libelf-dev libmicrohttpd-dev libncurses-dev"
 demo="$build apache2 httperf iproute2 curl python3 procps gawk"
 everything="$demo clang clang-format cppcheck libcmocka-dev libbpf-dev bpftool redis-server \
 redis-tools nginx-light memcached postgresql vsftpd openssh-server haproxy lighttpd stunnel4 nodejs wrk \

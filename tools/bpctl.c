@@ -1,48 +1,69 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "commands.h"
+#include "truncation.h"
+
+#include "../shim/limits.h"
 
 #include <getopt.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
     const char *usage;
     const char *purpose;
+    const char *example;
 } commands[] = {
     {"run", command_run, "[--name NAME] [-f FILE] [LIMIT=VALUE]... -- COMMAND [ARG]...",
-     "Starts COMMAND, and with it a service. NAME is COMMAND's own unless given; FILE holds one\n"
-     "LIMIT=VALUE a line, and what stands on the command line overrides it."},
+     "Starts COMMAND, and with it a service. NAME is COMMAND's own unless given. Limits come from\n"
+     "/etc/backpressure/NAME.conf where that exists, from FILE (one LIMIT=VALUE a line), and from\n"
+     "the command line; the later ones win. `bpctl help limits` lists them.",
+     "bpctl run --name web total-conns=200 when-full=busy -- nginx"},
     {"ls", command_ls, "[--json]",
-     "Lists the services, their processes, and how full they are. Clears away those that ended."},
+     "Lists the services, their processes, and how full they are. Clears away those that ended.",
+     "bpctl ls"},
     {"show", command_show, "NAME [--json]",
-     "Shows the limits, counters, processes and listeners of a service."},
+     "Shows the limits, counters, processes and listeners of a service.", "bpctl show web"},
     {"set", command_set, "NAME[/PID] LIMIT=VALUE...",
      "Changes limits of a running service: all of them, or none when one is refused. With PID, "
      "the\n"
-     "limit of that process alone; `off` then makes the service's own limit count again."},
-    {"pause", command_pause, "NAME", "Stops admitting clients; those inside stay."},
-    {"resume", command_resume, "NAME", "Admits clients again, after pause or drain."},
+     "limit of that process alone; `off` then makes the service's own limit count again.",
+     "bpctl set web total-conns=300 peer-conns=20"},
+    {"pause", command_pause, "NAME", "Stops admitting clients; those inside stay.",
+     "bpctl pause web"},
+    {"resume", command_resume, "NAME", "Admits clients again, after pause or drain.",
+     "bpctl resume web"},
     {"drain", command_drain, "NAME [--timeout SECONDS]",
      "Stops admitting, and waits until the last connection has gone. Exits with 1 when the time "
      "is\n"
-     "over before; the service stays paused."},
-    {"events", command_events, "NAME [--follow] [--json]",
-     "What was held, shed, paused, set and found, oldest first. --json prints one object a line."},
+     "over before; the service stays paused.",
+     "bpctl drain web --timeout 30"},
+    {"top", command_top, "[NAME]",
+     "A live screen of the services: how full their ceilings are, rates, queues and times. Keys\n"
+     "select a service, change its limits, pause, resume and drain it.",
+     "bpctl top"},
     {"depth", command_depth, "[NAME] [--json]",
-     "Queue depths now, of a service or of everything that listens: the probe's when it runs and "
-     "may "
-     "be\n"
-     "read, else what sock_diag tells. The last line says which."},
+     "Queue depths now, of a service or of everything that listens: the probe's when it runs and\n"
+     "may be read, else what sock_diag tells. The last line says which.",
+     "bpctl depth web"},
+    {"events", command_events, "NAME [--follow] [--json]",
+     "What was held, shed, paused, set and found, oldest first. --json prints one object a line.",
+     "bpctl events web --follow"},
+    {"metrics", command_metrics, "[--listen ADDRESS:PORT]",
+     "The services as OpenMetrics text: once on stdout, or served at /metrics until a signal ends\n"
+     "it (port 0: any that is free).",
+     "bpctl metrics --listen 127.0.0.1:9100"},
+    {"check", command_check, "COMMAND|PID",
+     "Whether limits can reach a program, or do reach a running process: a verdict, and the\n"
+     "reasons. Exits with 1 when they cannot.",
+     "bpctl check nginx"},
     {"probe", command_probe, "start|stop|status",
-     "Loads the eBPF probe, pins its maps under /sys/fs/bpf/backpressure/ and keeps them fresh; "
-     "unloads\n"
-     "it; tells whether it runs. Needs root."},
+     "Loads the eBPF probe, pins its maps under /sys/fs/bpf/backpressure/ and keeps them fresh;\n"
+     "unloads it; tells whether it runs. Needs root.",
+     "bpctl probe start"},
 };
 
 #define COMMANDS (sizeof commands / sizeof *commands)
@@ -77,7 +98,7 @@ int bad_option(char **argv)
 {
     const struct command *command = find(argv[0]);
     bool lacks_value = false;
-    for (const char *letter = "ntf"; optopt && *letter; letter++)
+    for (const char *letter = "ntfl"; optopt && *letter; letter++)
         lacks_value |= optopt == *letter;
     return complain(EXIT_USAGE, "%s: %s; usage: bpctl %s %s", argv[optind - 1],
                     lacks_value ? "wants a value" : "unknown option", argv[0],
@@ -88,7 +109,8 @@ int help_of(const char *name)
 {
     const struct command *command = find(name);
     if (command)
-        printf("usage: bpctl %s %s\n\n%s\n", name, command->usage, command->purpose);
+        printf("usage: bpctl %s %s\n\n%s\n\nExample: %s\n", name, command->usage, command->purpose,
+               command->example);
     return EXIT_DONE;
 }
 
@@ -97,21 +119,34 @@ static int help(void)
     puts("usage: bpctl COMMAND ...\n");
     for (size_t i = 0; i < COMMANDS; i++)
         printf("  bpctl %s %s\n", commands[i].name, commands[i].usage);
-    puts("\n`bpctl COMMAND --help` tells more. Exit codes: 0 done; 1 what was named is not there, "
-         "or\n"
-         "the operation failed; 2 usage.");
+    puts("\n`bpctl COMMAND --help` tells more, `bpctl help limits` lists the limits, and so does\n"
+         "backpressure(7). Exit codes: 0 done; 1 what was named is not there, or the operation\n"
+         "failed; 2 usage.");
     return EXIT_DONE;
 }
 
-/* The server may cut its segment's file while it is being read: mmap(2) promises SIGBUS for that.
- */
-static void segment_vanished(int signal_number)
+static int help_limits(void)
 {
-    static const char text[] = "bpctl: the control segment was truncated while it was read\n";
-    (void)signal_number;
-    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
-        _exit(EXIT_FAILED);
-    _exit(EXIT_FAILED);
+    struct limits defaults;
+    char value[LIMIT_VALUE_MAX];
+    limits_defaults(&defaults);
+    for (unsigned key = 0; key < LIMIT_KEYS; key++) {
+        limits_format(&defaults, key, value, sizeof value);
+        printf("%-16s %s (default: %s)\n", limits_key_name(key), limits_key_allowed(key), value);
+    }
+    return EXIT_DONE;
+}
+
+/* `bpctl help`, `bpctl help COMMAND` and `bpctl help limits`. */
+static int command_help(int argc, char **argv)
+{
+    if (argc < 2)
+        return help();
+    if (argc == 2 && strcmp(argv[1], "limits") == 0)
+        return help_limits();
+    if (argc > 2 || !find(argv[1]))
+        return complain(EXIT_USAGE, "help %s: no such command; `bpctl help` lists them", argv[1]);
+    return help_of(argv[1]);
 }
 
 int main(int argc, char **argv)
@@ -120,9 +155,10 @@ int main(int argc, char **argv)
         help();
         return EXIT_USAGE;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0)
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
         return help();
+    if (strcmp(argv[1], "help") == 0)
+        return command_help(argc - 1, argv + 1);
     if (strcmp(argv[1], "--version") == 0) {
         puts("bpctl " BACKPRESSURE_VERSION);
         return EXIT_DONE;
@@ -131,7 +167,7 @@ int main(int argc, char **argv)
     if (!command)
         return complain(EXIT_USAGE, "%s: no such command; `bpctl help` lists them", argv[1]);
     opterr = 0; /* bad_option says it in one line */
-    signal(SIGBUS, segment_vanished);
+    truncation_ends();
     int status = command->run(argc - 1, argv + 1);
     if (fflush(stdout) != 0 || ferror(stdout))
         return complain(EXIT_FAILED, "cannot write to standard output");

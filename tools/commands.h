@@ -16,6 +16,9 @@ int command_pause(int argc, char **argv);
 int command_resume(int argc, char **argv);
 int command_drain(int argc, char **argv);
 int command_events(int argc, char **argv);
+int command_top(int argc, char **argv);
+int command_metrics(int argc, char **argv);
+int command_check(int argc, char **argv);
 int command_depth(int argc, char **argv);
 int command_probe(int argc, char **argv);
 

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #define LOOK_AGAIN_NS 50000000
+#define PATIENCE_NS UINT64_C(500000000)
 
 static const char *const kind_names[EVENT_KINDS] = {
     [EVENT_STARTED] = "started",
@@ -53,22 +54,24 @@ static bool read_event(const struct segment *segment, uint64_t number, struct ev
     return atomic_load(&slot->ticket) == number + 1;
 }
 
+/* RFC 3339, in local time. */
 static void print_time(uint64_t time_ns, char *out, size_t size)
 {
     time_t seconds = (time_t)(time_ns / 1000000000);
     struct tm local;
     char day[32] = "?", zone[8] = "";
-    if (gmtime_r(&seconds, &local)) {
+    if (localtime_r(&seconds, &local)) {
+        long minutes = local.tm_gmtoff / 60, away = minutes < 0 ? -minutes : minutes;
         strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &local);
-        snprintf(zone, sizeof zone, "Z");
+        snprintf(zone, sizeof zone, "%c%02ld:%02ld", minutes < 0 ? '-' : '+', away / 60 % 100,
+                 away % 60);
     }
     snprintf(out, size, "%s.%03u%s", day, (unsigned)(time_ns / 1000000 % 1000), zone);
 }
 
-static void print(const struct event *event, bool as_json)
+static void print(const struct event *event, const char *kind, bool as_json)
 {
     char when[64];
-    const char *kind = event->kind < EVENT_KINDS ? kind_names[event->kind] : "unknown";
     print_time(event->time_ns, when, sizeof when);
     if (!as_json) {
         printf("%s  %-12s", when, kind);
@@ -87,19 +90,68 @@ static void print(const struct event *event, bool as_json)
     json_decref(object);
 }
 
-/* Prints what is there from `next` on; returns where to go on. */
-static uint64_t print_from(const struct segment *segment, uint64_t next, bool as_json)
+static uint64_t realtime_ns(void)
 {
-    uint64_t end = atomic_load(&segment->events_next);
-    if (next > end || end - next > SEGMENT_EVENTS)
-        next = end > SEGMENT_EVENTS ? end - SEGMENT_EVENTS : 0;
-    for (; next < end; next++) {
-        struct event event;
-        if (read_event(segment, next, &event))
-            print(&event, as_json);
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/* Where a reader of the ring stands. */
+struct reader {
+    const struct segment *segment;
+    bool as_json;
+    uint64_t next, dropped;
+    uint64_t unfinished_since_ns; /* the next event is being written; 0: it is not */
+};
+
+/* What was overwritten before anybody read it is said, in the place where it is missing. */
+static void admit_dropped(struct reader *reader)
+{
+    struct event event = {.time_ns = realtime_ns(), .amount = reader->dropped};
+    snprintf(event.text, sizeof event.text, "overwritten before they were read");
+    if (reader->dropped)
+        print(&event, "dropped", reader->as_json);
+    reader->dropped = 0;
+}
+
+/* Whether to wait for an event that somebody writes just now; who was killed at it never ends. */
+static bool may_come(struct reader *reader)
+{
+    uint64_t now = monotonic_ns();
+    if (reader->unfinished_since_ns == 0)
+        reader->unfinished_since_ns = now;
+    return now - reader->unfinished_since_ns < PATIENCE_NS;
+}
+
+/* Prints what is there. Returns whether one is unfinished. */
+static bool print_new(struct reader *reader)
+{
+    uint64_t end = atomic_load(&reader->segment->events_next);
+    uint64_t first = end > SEGMENT_EVENTS ? end - SEGMENT_EVENTS : 0;
+    if (reader->next > end)
+        reader->next = first; /* the count went back: overwritten by the program */
+    if (reader->next < first) {
+        reader->dropped += first - reader->next;
+        reader->next = first;
     }
+    for (; reader->next < end; reader->next++) {
+        struct event event;
+        const struct segment_event *slot = &reader->segment->event[reader->next % SEGMENT_EVENTS];
+        if (read_event(reader->segment, reader->next, &event)) {
+            admit_dropped(reader);
+            print(&event, event.kind < EVENT_KINDS ? kind_names[event.kind] : "unknown",
+                  reader->as_json);
+        } else if (atomic_load(&slot->ticket) <= reader->next && may_come(reader)) {
+            return true;
+        } else {
+            reader->dropped++;
+        }
+        reader->unfinished_since_ns = 0;
+    }
+    admit_dropped(reader);
     fflush(stdout);
-    return next;
+    return false;
 }
 
 int command_events(int argc, char **argv)
@@ -124,11 +176,10 @@ int command_events(int argc, char **argv)
         return usage_of("events");
     if (!service_open(argv[optind], &service))
         return EXIT_FAILED;
-    uint64_t next = print_from(service.segment, 0, as_json);
-    while (follow && !ferror(stdout) && service_processes(&service) > 0) {
+    struct reader reader = {.segment = service.segment, .as_json = as_json};
+    while (print_new(&reader) || (follow && !ferror(stdout) && service_processes(&service) > 0))
         nanosleep(&pause, NULL);
-        next = print_from(service.segment, next, as_json);
-    }
+    print_new(&reader);
     service_close(&service);
     return EXIT_DONE;
 }

@@ -146,6 +146,7 @@ static int start(const char *name, const struct limits *limits, char **command)
 {
     static char environment[ENVIRONMENT_MAX];
     char library[PATH_MAX + sizeof LIBRARY + 16], why[160];
+    struct program program;
 
     if (!find_library(library, sizeof library))
         return complain(EXIT_FAILED, LIBRARY " is neither beside bpctl nor in %s",
@@ -153,7 +154,7 @@ static int start(const char *name, const struct limits *limits, char **command)
     if (!compose(environment, sizeof environment, name, limits) ||
         setenv("BACKPRESSURE", environment, 1) < 0)
         return complain(EXIT_FAILED, "the limits do not fit into the environment");
-    if (!reach_program(command[0], why, sizeof why)) {
+    if (!reach_program(command[0], &program, why, sizeof why)) {
         if (limits->value[LIMIT_STRICT] == 1)
             return complain(EXIT_FAILED, "%s: %s; not started, because of strict=on", command[0],
                             why);
@@ -166,6 +167,36 @@ static int start(const char *name, const struct limits *limits, char **command)
     return complain(EXIT_FAILED, "%s: %s", command[0], strerror(errno));
 }
 
+static const char *configuration_directory(void)
+{
+    const char *chosen = secure_getenv("BACKPRESSURE_CONFIG_DIR");
+    return chosen && *chosen ? chosen : BACKPRESSURE_SYSCONFDIR "/backpressure";
+}
+
+/* NAME.conf of the configuration directory, if it is there, on top of the defaults. */
+static int read_configuration(const char *name, struct limits_source *source)
+{
+    char path[PATH_MAX];
+    struct limits defaults;
+    limits_defaults(&defaults);
+    limits_source_init(source, &defaults);
+    snprintf(path, sizeof path, "%s/%s.conf", configuration_directory(), name);
+    if (access(path, F_OK) < 0 && errno == ENOENT)
+        return EXIT_DONE;
+    int status = read_file(path, source);
+    if (status == EXIT_DONE && source->name[0] && strcmp(source->name, name) != 0)
+        status = complain(EXIT_USAGE, "%s: name=%s: contradicts its own name", path, source->name);
+    return status;
+}
+
+static int bad_name(const char *name)
+{
+    return complain(EXIT_USAGE,
+                    "--name %.80s: not a service name; allowed: 1 to %d of letters, digits, '.', "
+                    "'_' and '-', not starting with '.'",
+                    name, SERVICE_NAME_MAX - 1);
+}
+
 int command_run(int argc, char **argv)
 {
     static const struct option options[] = {
@@ -174,9 +205,9 @@ int command_run(int argc, char **argv)
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
-    static struct limits_source from_file, source;
+    static struct limits_source configured, from_file, given;
     const char *given_name = NULL, *file = NULL;
-    struct limits defaults;
+    struct limits limits;
     char name[SERVICE_NAME_MAX];
 
     for (int option; (option = getopt_long(argc, argv, "+n:f:h", options, NULL)) != -1;) {
@@ -187,15 +218,16 @@ int command_run(int argc, char **argv)
         else
             return option == 'h' ? help_of("run") : bad_option(argv);
     }
-    limits_defaults(&defaults);
-    limits_source_init(&from_file, &defaults);
+    limits_defaults(&limits);
+    limits_source_init(&from_file, &limits);
     if (file && read_file(file, &from_file) != EXIT_DONE)
         return EXIT_USAGE;
-    limits_source_init(&source, &from_file.limits);
+    /* What only contradicts together shows when the sources are put together. */
+    limits_source_init(&given, &from_file.limits);
     bool separated = optind > 1 && strcmp(argv[optind - 1], "--") == 0;
     for (; !separated && optind < argc && strchr(argv[optind], '='); optind++)
-        if (!limits_take(&source, argv[optind], strlen(argv[optind]), true))
-            return complain(EXIT_USAGE, "%s", source.error);
+        if (!limits_take(&given, argv[optind], strlen(argv[optind]), true))
+            return complain(EXIT_USAGE, "%s", given.error);
     if (!separated && optind < argc && strcmp(argv[optind], "--") == 0)
         optind++;
     else if (!separated && optind < argc)
@@ -204,18 +236,19 @@ int command_run(int argc, char **argv)
     if (optind >= argc)
         return usage_of("run");
     if (given_name && !limits_name_valid(given_name))
-        return complain(EXIT_USAGE,
-                        "--name %.80s: not a service name; allowed: 1 to %d of letters, digits, "
-                        "'.', '_' and '-', not starting with '.'",
-                        given_name, SERVICE_NAME_MAX - 1);
-    if (given_name && source.name[0] && strcmp(source.name, given_name) != 0)
-        return complain(EXIT_USAGE, "name=%s: contradicts --name %s", source.name, given_name);
+        return bad_name(given_name);
+    if (given_name && given.name[0] && strcmp(given.name, given_name) != 0)
+        return complain(EXIT_USAGE, "name=%s: contradicts --name %s", given.name, given_name);
     if (!given_name)
-        given_name = source.name[0] ? source.name : from_file.name[0] ? from_file.name : NULL;
+        given_name = given.name[0] ? given.name : from_file.name[0] ? from_file.name : NULL;
     if (given_name)
         snprintf(name, sizeof name, "%s", given_name);
     else
         name_after(argv[optind], name);
-    int status = check_free(name, source.given || from_file.given);
-    return status == EXIT_DONE ? start(name, &source.limits, argv + optind) : status;
+    if (read_configuration(name, &configured) != EXIT_DONE)
+        return EXIT_USAGE;
+    limits_apply(&configured.limits, &from_file);
+    limits_apply(&configured.limits, &given);
+    int status = check_free(name, given.given || from_file.given);
+    return status == EXIT_DONE ? start(name, &configured.limits, argv + optind) : status;
 }

@@ -2,6 +2,7 @@
 #include "services.h"
 
 #include "commands.h"
+#include "truncation.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -45,13 +46,18 @@ static enum segment_result open_in(const char *directory, uid_t owner, const cha
     if ((size_t)snprintf(service->path, sizeof service->path, "%s/%s", directory, name) >=
         sizeof service->path)
         return SEGMENT_ABSENT;
-    return segment_open(service->path, &service->segment, &service->fd);
+    enum segment_result result = segment_open(service->path, &service->segment, &service->fd);
+    if (result == SEGMENT_OK)
+        truncation_mapped(service->segment);
+    return result;
 }
 
 void service_close(struct service_file *service)
 {
-    if (service->segment)
+    if (service->segment) {
+        truncation_unmapped(service->segment);
         munmap(service->segment, sizeof *service->segment);
+    }
     if (service->fd >= 0)
         close(service->fd);
     service->segment = NULL;
@@ -129,6 +135,30 @@ bool service_open(const char *name, struct service_file *service)
     return false;
 }
 
+struct owned {
+    struct search search;
+    uid_t owner;
+};
+
+static void look_for_owner(const char *directory, uid_t owner, void *context)
+{
+    struct owned *owned = context;
+    struct search *search = &owned->search;
+    if (owner != owned->owner || search->result == SEGMENT_OK)
+        return;
+    search->result = open_in(directory, owner, search->name, search->service);
+    if (search->result != SEGMENT_OK)
+        service_close(search->service);
+}
+
+bool service_open_of(const char *name, uid_t owner, struct service_file *service)
+{
+    struct owned owned = {{name, service, SEGMENT_ABSENT}, owner};
+    if (limits_name_valid(name))
+        each_directory(look_for_owner, &owned);
+    return owned.search.result == SEGMENT_OK;
+}
+
 struct visiting {
     void (*visit)(struct service_file *service, enum segment_result result, void *context);
     void *context;
@@ -166,6 +196,17 @@ unsigned service_processes(const struct service_file *service)
     for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
         alive += segment_process_alive(&service->segment->process[i]);
     return alive;
+}
+
+void service_watch(const struct service_file *service)
+{
+    struct segment *segment = service->segment;
+    uint64_t now = monotonic_ns();
+    uint64_t until = atomic_exchange(&segment->timed_until_ns, now + SEGMENT_WATCH_NS);
+    uint32_t used = atomic_load(&segment->processes_used);
+    bool at_work = until > now && until - now <= SEGMENT_WATCH_NS;
+    for (uint32_t i = 0; !at_work && i < used && i < SEGMENT_PROCESSES; i++)
+        atomic_fetch_add(&segment->process[i].override_sequence, 1);
 }
 
 /* The directory's lock keeps a service from starting in this file meanwhile; -1 without it. */

@@ -27,6 +27,10 @@ struct service_file {
  * line and returns false. Closed with service_close.
  */
 bool service_open(const char *name, struct service_file *service);
+
+/* The same for the service of one user, without a word on failure. */
+bool service_open_of(const char *name, uid_t owner, struct service_file *service);
+
 void service_close(struct service_file *service);
 
 /* Calls `visit` for each segment file that the caller may read, opened or not (then `result` tells
@@ -88,6 +92,10 @@ struct service_view {
     uint64_t conns; /* that the kernel still knows */
     uint64_t totals[COUNTERS];
     struct found_view found; /* total-conns=auto */
+    struct histogram_reading accept_wait, sojourn;
+    uint64_t conn_buffer_most;  /* queued on the connection that has most, in bytes */
+    uint32_t peer_most;         /* connections of the client that has most */
+    char peer_most_address[64]; /* while peer-conns is set; or empty */
     unsigned processes, listeners, destinations;
     struct process_view process[SEGMENT_PROCESSES];
     struct listener_view listener[SEGMENT_LISTENERS];
@@ -96,6 +104,12 @@ struct service_view {
 
 /* Reads everything once. The view is large: allocate it. */
 void service_view(const struct service_file *service, struct service_view *view);
+
+/*
+ * Asks the service's processes to measure how long answers take, for the next minutes: they do not
+ * while nobody looks. Then `sojourn` of a view fills.
+ */
+void service_watch(const struct service_file *service);
 
 /* How many of its processes live. */
 unsigned service_processes(const struct service_file *service);

@@ -2,9 +2,8 @@
 /*
  * pause, resume and drain: the switch that stops admission.
  */
-#include "commands.h"
-#include "live.h"
-#include "services.h"
+#include "change.h"
+#include "progress.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -16,18 +15,11 @@
 #define LOOK_AGAIN_NS 20000000
 #define TIMEOUT_MAX_SECONDS (365.0 * 86400)
 
-static void turn(struct service_file *service, enum admission_switch to, enum event_kind event)
-{
-    atomic_store(&service->segment->admission, to);
-    segment_wake(service->segment, true);
-    segment_event(service->segment, event, 0, 0, NULL);
-    live_apply_listeners(service);
-}
-
-static int switch_command(int argc, char **argv, enum admission_switch to, enum event_kind event)
+static int switch_command(int argc, char **argv, enum admission_switch to)
 {
     static const struct option options[] = {{"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     struct service_file service;
+    char why[CHANGE_WHY_MAX];
 
     int option = getopt_long(argc, argv, "h", options, NULL);
     if (option != -1)
@@ -36,23 +28,19 @@ static int switch_command(int argc, char **argv, enum admission_switch to, enum 
         return usage_of(argv[0]);
     if (!service_open(argv[optind], &service))
         return EXIT_FAILED;
-    int status = EXIT_DONE;
-    if (service_processes(&service) == 0)
-        status = complain(EXIT_FAILED, "%s: none of its processes runs any more", service.name);
-    else
-        turn(&service, to, event);
+    enum exit_code code = change_admission(&service, to, why);
     service_close(&service);
-    return status;
+    return code == EXIT_DONE ? EXIT_DONE : complain(code, "%s", why);
 }
 
 int command_pause(int argc, char **argv)
 {
-    return switch_command(argc, argv, ADMISSION_PAUSED, EVENT_PAUSED);
+    return switch_command(argc, argv, ADMISSION_PAUSED);
 }
 
 int command_resume(int argc, char **argv)
 {
-    return switch_command(argc, argv, ADMISSION_OPEN, EVENT_RESUMED);
+    return switch_command(argc, argv, ADMISSION_OPEN);
 }
 
 static double now_seconds(void)
@@ -64,23 +52,34 @@ static int drain(struct service_file *service, double timeout)
 {
     struct service_view *view = malloc(sizeof *view);
     double deadline = now_seconds() + timeout;
+    struct progress progress;
+    char why[CHANGE_WHY_MAX];
     struct timespec pause = {.tv_sec = 0, .tv_nsec = LOOK_AGAIN_NS};
     int status = EXIT_DONE;
 
     if (!view)
         return complain(EXIT_FAILED, "out of memory");
-    turn(service, ADMISSION_DRAINING, EVENT_DRAINING);
+    enum exit_code shut = change_admission(service, ADMISSION_DRAINING, why);
+    if (shut != EXIT_DONE) {
+        free(view);
+        return complain(shut, "%s", why);
+    }
+    progress_begin(&progress);
     for (;;) {
         service_view(service, view);
         if (view->conns == 0 || view->processes == 0)
             break;
         if (timeout >= 0 && now_seconds() >= deadline) {
+            progress_end(&progress);
             status = complain(EXIT_FAILED, "%s: %" PRIu64 " connections are still open",
                               service->name, view->conns);
             break;
         }
+        progress_tell(&progress, "%s: %" PRIu64 " connections are still open", service->name,
+                      view->conns);
         nanosleep(&pause, NULL);
     }
+    progress_end(&progress);
     free(view);
     return status;
 }
@@ -110,10 +109,7 @@ int command_drain(int argc, char **argv)
         return usage_of("drain");
     if (!service_open(argv[optind], &service))
         return EXIT_FAILED;
-    int status =
-        service_processes(&service) == 0
-            ? complain(EXIT_FAILED, "%s: none of its processes runs any more", service.name)
-            : drain(&service, timeout);
+    int status = drain(&service, timeout);
     service_close(&service);
     return status;
 }

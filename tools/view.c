@@ -7,6 +7,7 @@
 
 #include "../shim/sockdiag.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
@@ -198,6 +199,8 @@ static void view_connections(const struct segment *segment, const struct kernel_
         uint64_t queued = sockets->complete && socket ? socket->queue : 0;
         view->conns++;
         view->totals[COUNTER_BUFFER] += queued;
+        if (queued > view->conn_buffer_most)
+            view->conn_buffer_most = queued;
         count_holders(conn, queued, view, process_at);
     }
     for (unsigned i = 0; i < view->processes; i++)
@@ -233,6 +236,35 @@ static void view_listeners(const struct segment *segment, const struct kernel_so
     }
 }
 
+/* As peers_key packs it: IPv4-mapped, or the upper half of an IPv6 address. */
+static void peer_text(const uint64_t key[2], char *out, size_t size)
+{
+    uint8_t address[16] = {0};
+    char text[INET6_ADDRSTRLEN] = "?";
+    bool ipv4 = key[1] >> 32 == 0xffff;
+    uint32_t word = htonl((uint32_t)key[1]);
+    if (ipv4)
+        inet_ntop(AF_INET, &word, text, sizeof text);
+    else
+        inet_ntop(AF_INET6, memcpy(address, &key[0], 8), text, sizeof text);
+    snprintf(out, size, "%s%s", text, ipv4 ? "" : "/64");
+}
+
+static void view_peers(const struct segment *segment, struct service_view *view)
+{
+    if (view->limits.value[LIMIT_PEER_CONNS] == LIMIT_OFF)
+        return;
+    for (uint32_t i = 0; i < SEGMENT_PEERS; i++) {
+        const struct segment_peer *peer = &segment->peer[i];
+        uint32_t conns = gauge_count(&peer->conns);
+        uint64_t key[2] = {atomic_load(&peer->key[0]), atomic_load(&peer->key[1])};
+        if (conns <= view->peer_most || (key[0] == 0 && key[1] == 0))
+            continue;
+        view->peer_most = conns;
+        peer_text(key, view->peer_most_address, sizeof view->peer_most_address);
+    }
+}
+
 /* Longer than any window: what says so is damaged. */
 #define WINDOW_MOST_NS (UINT64_C(3600) * 1000000000)
 
@@ -263,6 +295,8 @@ void service_view(const struct service_file *service, struct service_view *view)
     view->admission =
         admission <= ADMISSION_DRAINING ? (enum admission_switch)admission : ADMISSION_PAUSED;
     view_processes(segment, view);
+    histogram_read(&segment->accept_wait, &view->accept_wait);
+    histogram_read(&segment->sojourn, &view->sojourn);
     int home = enter_network(segment, view);
     struct kernel_sockets open = ask_kernel(false), listening = ask_kernel(true);
     leave_network(home);
@@ -271,6 +305,7 @@ void service_view(const struct service_file *service, struct service_view *view)
     view_connections(segment, &open, view);
     view_listeners(segment, &listening, view);
     view_destinations(segment, view);
+    view_peers(segment, view);
     free(open.entry);
     free(listening.entry);
 }

@@ -3,10 +3,14 @@
 """Unmodified servers at up to ten times their capacity: bare, behind HAProxy, under a connection limit of
 nftables, and under the shim. Goodput is what was answered within the clients' patience of one second.
 
-    overload.py [--check] [--seconds S] [SUBJECT]...
+    overload.py [--check | --calm N] [--seconds S] [SUBJECT]...
 
 Prints a table for each subject and draws build/overload.svg. --check is the short form that `make test` runs:
-a few rows, and an exit code that tells whether the shim held what it promises.
+a few rows, and an exit code that tells whether the shim held what it promises. --calm offers N requests at 0.8
+of the capacity instead, none of which may be refused.
+
+The server runs on one half of the processors, those who load it on the other: thousands of clients a second
+cost a good part of a core, which on a real network is not the server's.
 """
 import argparse
 import json
@@ -22,6 +26,8 @@ import time
 
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 SHIM_RUNTIME = os.environ.get("SANITIZER_RUNTIME", "")
+CORES = sorted(os.sched_getaffinity(0))
+HALF = len(CORES) // 2
 LOADS = [0.5, 1, 1.5, 2, 4, 8, 10]
 WORK_MS = 4
 QUEUE_DELAY_MS = 50
@@ -56,6 +62,11 @@ function handle(r)
     return apache2.OK
 end
 """
+
+
+def on_cores(cores, command):
+    """The command, kept on these cores; on any where a machine has but one."""
+    return ["taskset", "-c", ",".join(map(str, cores))] + command if HALF else command
 
 
 def free_port():
@@ -116,7 +127,7 @@ class Python(Subject):
 
 
 class Apache(Subject):
-    name, fixed, first_turns = "apache", FIXED + " total-conns=6", 300000
+    name, fixed, first_turns = "apache", FIXED + " total-conns=4", 300000
 
     def prepare(self, directory, port):
         modules = "/usr/lib/apache2/modules"
@@ -146,7 +157,7 @@ LuaMapHandler / {directory}/page.lua
 
 
 class MariaDB(Subject):
-    name, fixed, first_turns = "mariadb", FIXED + " conns=8 busy=mysql", 20000
+    name, fixed, first_turns = "mariadb", FIXED + " conns=4 busy=mysql", 20000
     query = "SELECT BENCHMARK(%d, MD5('x'))"
 
     def prepare(self, directory, port):
@@ -176,7 +187,7 @@ class Running:
         if limits is not None:
             command = [BUILD + "/bpctl", "run", "--name", self.service, *limits.split(), "--"] + command
         with open(self.directory + "/log", "wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(on_cores(CORES[:HALF], command), stdout=log, stderr=log, start_new_session=True)
         self.helpers = []
         wait_until(lambda: answers(self.port), f"{subject.name} on its port")
 
@@ -223,7 +234,7 @@ class Running:
 def offer(server, subject, rate, seconds, retry="none"):
     """What came of `rate` clients a second ('xN': N at a time) for that long."""
     command = [BUILD + "/tests/openloop", str(server.front), str(rate), str(seconds), "1000", retry]
-    load = subprocess.Popen(command + subject.ask(), stdout=subprocess.PIPE)
+    load = subprocess.Popen(on_cores(CORES[HALF:], command + subject.ask()), stdout=subprocess.PIPE)
     time.sleep(min(seconds / 2, 2))
     memory = server.memory_mb()
     result = json.loads(load.communicate()[0])
@@ -251,7 +262,7 @@ backend one
  option httpclose
  server one 127.0.0.1:{server.port} maxconn 8
 """)
-    server.helpers.append(subprocess.Popen(["haproxy", "-db", "-f", path], stdout=subprocess.DEVNULL,
+    server.helpers.append(subprocess.Popen(on_cores(CORES[:HALF], ["haproxy", "-db", "-f", path]), stdout=subprocess.DEVNULL,
                                            stderr=subprocess.DEVNULL, start_new_session=True))
     wait_until(lambda: answers(server.front), "haproxy")
 
@@ -262,7 +273,7 @@ class Nft:
     def __init__(self, port):
         self.table = f"overload{port}"
         rules = (f"table inet {self.table} {{ chain input {{ type filter hook input priority 0; "
-                 f"tcp dport {port} ct state new ct count over 8 reject with tcp reset; }} }}")
+                 f"tcp dport {port} ct state new ct count over 8 reject with tcp reset; }}; }}")
         self.works = shutil.which("nft") is not None and \
             subprocess.run(["nft", rules], capture_output=True).returncode == 0
 
@@ -430,9 +441,26 @@ def check(subject):
     return broken
 
 
+def calm(subject, requests):
+    """Offers so many at 0.8 of the capacity, with and without the shim; returns whether it refused any."""
+    best, _ = calibrate(subject)
+    print(f"{subject.name}: best {best:.0f} answers/s\n{HEAD}", flush=True)
+    refused = 0
+    for name, limits in (("shim", subject.fixed), ("bare", None)):
+        with Running(subject, limits) as server:
+            own = warm_up(server, subject)
+            result = offer(server, subject, 0.8 * own, (requests if limits else requests / 10) / (0.8 * own))
+            row(name, 0.8, own, result)
+            if limits:
+                refused = result["refused"] + result["reset"]
+    print(f"{subject.name}: {refused} of {requests} refused")
+    return refused
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--calm", type=int, metavar="N")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("subject", nargs="*", choices=[*SUBJECTS, []], default=[])
     options = parser.parse_args()
@@ -443,6 +471,10 @@ def main():
             print(f"{name}: not installed")
             continue
         subject = SUBJECTS[name]()
+        if options.calm:
+            if calm(subject, options.calm):
+                broken.append(f"{name}: refused some at 0.8 of its capacity")
+            continue
         if options.check:
             broken += check(subject)
             continue

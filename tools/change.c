@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "change.h"
+
+#include "live.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+
+static enum exit_code refuse(char *why, enum exit_code code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static enum exit_code refuse(char *why, enum exit_code code, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(why, CHANGE_WHY_MAX, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+static struct segment_process *find_process(struct segment *segment, uint32_t pid)
+{
+    uint32_t used = atomic_load(&segment->processes_used);
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++) {
+        struct segment_process *process = &segment->process[i];
+        if (process_pid(atomic_load(&process->identity)) == pid && segment_process_alive(process))
+            return process;
+    }
+    return NULL;
+}
+
+static void set_for_process(struct segment_process *process, const struct limits_source *source)
+{
+    for (unsigned key = 0; key < LIMIT_KEYS; key++) {
+        if (!(source->given >> key & 1))
+            continue;
+        uint64_t value = source->limits.value[key], bit = UINT64_C(1) << key;
+        atomic_store(&process->override[key], value);
+        if (value == LIMIT_OFF)
+            atomic_fetch_and(&process->override_mask, ~bit);
+        else
+            atomic_fetch_or(&process->override_mask, bit);
+    }
+    atomic_fetch_add(&process->override_sequence, 1);
+}
+
+static void record(struct service_file *service, uint32_t pid, char **pairs)
+{
+    char text[SEGMENT_EVENT_TEXT] = "";
+    for (size_t used = 0; *pairs && used < sizeof text; pairs++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used ? " " : "", *pairs);
+    segment_event(service->segment, EVENT_SET, pid, 0, text);
+}
+
+static enum exit_code set(struct service_file *service, uint32_t pid, char **pairs, char *why)
+{
+    static struct limits_source source;
+    struct limits limits;
+    struct segment_process *process = NULL;
+
+    segment_read_limits(service->segment, &limits);
+    limits_source_init(&source, &limits);
+    for (char **pair = pairs; *pair; pair++)
+        if (!limits_take(&source, *pair, strlen(*pair), false))
+            return refuse(why, EXIT_USAGE, "%s", source.error);
+    for (unsigned key = 0; pid && key < LIMIT_KEYS; key++)
+        if (source.given >> key & 1 && !limits_key_per_process(key))
+            return refuse(why, EXIT_USAGE,
+                          "%s: a limit of the whole service, not of one process; set it without "
+                          "/%u",
+                          limits_key_name(key), pid);
+    if (service_processes(service) == 0)
+        return refuse(why, EXIT_FAILED, "%s: none of its processes runs any more", service->name);
+    if (pid && !(process = find_process(service->segment, pid)))
+        return refuse(why, EXIT_FAILED, "%s/%u: no such process in this service", service->name,
+                      pid);
+    if (process)
+        set_for_process(process, &source);
+    else
+        segment_write_limits(service->segment, &source.limits);
+    segment_wake(service->segment, true);
+    record(service, pid, pairs);
+    if (!pid)
+        live_apply_listeners(service);
+    return EXIT_DONE;
+}
+
+enum exit_code change_limits(struct service_file *service, uint32_t pid, char **pairs,
+                             char why[CHANGE_WHY_MAX])
+{
+    /* One writer at a time: what is read, changed and published is one step. */
+    if (flock(service->fd, LOCK_EX) < 0)
+        return refuse(why, EXIT_FAILED, "%s: cannot lock: %s", service->path, strerror(errno));
+    enum exit_code code = set(service, pid, pairs, why);
+    flock(service->fd, LOCK_UN);
+    return code;
+}
+
+enum exit_code change_admission(struct service_file *service, enum admission_switch to,
+                                char why[CHANGE_WHY_MAX])
+{
+    static const enum event_kind events[] = {[ADMISSION_OPEN] = EVENT_RESUMED,
+                                             [ADMISSION_PAUSED] = EVENT_PAUSED,
+                                             [ADMISSION_DRAINING] = EVENT_DRAINING};
+    if (service_processes(service) == 0)
+        return refuse(why, EXIT_FAILED, "%s: none of its processes runs any more", service->name);
+    atomic_store(&service->segment->admission, to);
+    segment_wake(service->segment, true);
+    segment_event(service->segment, events[to], 0, 0, NULL);
+    live_apply_listeners(service);
+    return EXIT_DONE;
+}
