@@ -41,7 +41,7 @@ static bool sleep_for_room(struct held_signals *held, uint32_t seen, uint64_t sl
     int error = errno;
     if (error == EINTR && signals_would_interrupt(restartable))
         return false;
-    if (signals_would_interrupt(restartable))
+    if (signals_can_interrupt(restartable))
         signals_hold(held);
     return true;
 }

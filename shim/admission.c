@@ -29,6 +29,11 @@
 #define EVENT_EVERY_NS (1000 * MILLISECOND) /* of one kind, in one process */
 /* Longer than anybody holds a listener's lock: one that was stopped or killed inside is passed. */
 #define LOCK_PATIENCE_NS (20 * MILLISECOND)
+#define LOCK_YIELDS 4 /* then the holder was preempted, or many wait */
+#define LOCK_NAP_NS 100000
+#define LOCK_NAP_LONGEST_NS 1000000
+/* Refusals that one thread makes before it lets another have the listener. */
+#define REFUSALS_PER_TURN 16
 /* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn.
  */
 #define REFUSALS_PER_CALL 64
@@ -206,14 +211,28 @@ static void lock_listener(struct listener *listener)
     if (!listener->shared)
         return;
     _Atomic uint64_t *lock = &listener->shared->lock;
+    struct timespec nap = {.tv_sec = 0, .tv_nsec = LOCK_NAP_NS};
     uint64_t started = monotonic_ns(), holder = 0;
+    unsigned turns = 0;
     while (!atomic_compare_exchange_weak(lock, &holder, started)) {
         if (holder && monotonic_ns() - started > LOCK_PATIENCE_NS &&
             atomic_compare_exchange_strong(lock, &holder, started))
             return;
         holder = 0;
-        kernel_call(SYS_sched_yield);
+        if (++turns <= LOCK_YIELDS)
+            kernel_call(SYS_sched_yield);
+        else
+            kernel_call(SYS_nanosleep, &nap, NULL);
+        if (turns > LOCK_YIELDS && nap.tv_nsec < LOCK_NAP_LONGEST_NS)
+            nap.tv_nsec *= 2;
     }
+}
+
+/* A turn goes on: whoever waits knows that its holder is well. */
+static void keep_listener(struct listener *listener)
+{
+    if (listener->shared)
+        atomic_store(&listener->shared->lock, monotonic_ns());
 }
 
 static void unlock_listener(struct listener *listener)
@@ -446,7 +465,7 @@ static int attempt_with(struct admission *admission, bool client)
 
 static int attempt(struct admission *admission)
 {
-    int cancel_state, outcome = NOBODY;
+    int cancel_state, outcome;
     bool client = true;
 
     if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
@@ -454,11 +473,15 @@ static int attempt(struct admission *admission)
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     if (admission->blocking)
         lock_listener(admission->wait.listener);
-    /* A token of accept-rate is not to be taken, even for a moment, when there is nobody. */
-    if (admission->blocking || segment_limit(service.segment, LIMIT_ACCEPT_RATE) != LIMIT_OFF)
-        client = client_waits(admission->wait.fd);
-    if (client || waiting_room_occupied())
-        outcome = attempt_with(admission, client);
+    for (unsigned refused = 0;; refused++) {
+        /* A token of accept-rate is not to be taken, even for a moment, when there is nobody. */
+        if (admission->blocking || segment_limit(service.segment, LIMIT_ACCEPT_RATE) != LIMIT_OFF)
+            client = client_waits(admission->wait.fd);
+        outcome = client || waiting_room_occupied() ? attempt_with(admission, client) : NOBODY;
+        if (!admission->blocking || outcome != TRY_AGAIN || refused >= REFUSALS_PER_TURN)
+            break;
+        keep_listener(admission->wait.listener);
+    }
     if (admission->blocking)
         unlock_listener(admission->wait.listener);
     pthread_setcancelstate(cancel_state, NULL);

@@ -53,6 +53,12 @@ bool signals_would_interrupt(bool restartable)
     return !restartable || atomic_load(&interrupting) != 0;
 }
 
+bool signals_can_interrupt(bool restartable)
+{
+    classify(false);
+    return !restartable || atomic_load(&interrupting) != 0;
+}
+
 bool signals_mixed(bool restartable)
 {
     classify(false);

@@ -52,6 +52,9 @@ bool signals_ended_it(struct held_signals *held, bool restartable);
 /* After a wait that cannot be made restartable ended with EINTR: whether accept would have, too. */
 bool signals_would_interrupt(bool restartable);
 
+/* Whether there is a handler that would end accept, as far as the program's own calls tell. */
+bool signals_can_interrupt(bool restartable);
+
 /* Handlers changed. */
 void signals_changed(void);
 

@@ -181,7 +181,8 @@ static bool obey(struct top *top, int key)
         type(top, key);
         return true;
     }
-    screen->message[0] = '\0';
+    if (key != KEY_RESIZE)
+        screen->message[0] = '\0';
     switch (key) {
     case 'q':
         return false;
