@@ -3,7 +3,8 @@
 #   make            build/libbackpressure.so and build/bpctl
 #   make demo       a real server, overloaded before and after (under a minute)
 #   make test       builds and runs everything; on a fresh machine it installs its needs first
-#   make install    PREFIX=/usr/local DESTDIR=
+#   make install    PREFIX=/usr/local DESTDIR=; on a fresh machine it installs what building needs first
+#   make deb        build/backpressure_VERSION_ARCH.deb
 #   make deps       installs what a bare Debian 12 lacks (as root)
 #   make bench      what ceilings cost and save, and what overload does with and without them
 #   make lint       clang-format, cppcheck
@@ -12,6 +13,12 @@ PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
 SYSCONFDIR ?= /etc
+DATADIR ?= $(PREFIX)/share
+MANDIR ?= $(DATADIR)/man
+DOCDIR ?= $(DATADIR)/doc/backpressure
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+BASHDIR ?= $(DATADIR)/bash-completion/completions
+ZSHDIR ?= $(DATADIR)/zsh/site-functions
 BUILD ?= build
 ifeq ($(origin CC),default)
 CC := gcc
@@ -168,15 +175,56 @@ lint:
 
 # --- installing ---
 
+.PHONY: needed
+needed:
+	@tests/needs.sh build
+
 .PHONY: install
-install: all
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)
+install: needed
+	@$(MAKE) --no-print-directory all
+	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR) $(MANDIR)/man1 $(MANDIR)/man7 $(MANDIR)/man8 \
+		$(DOCDIR)/examples $(UNITDIR) $(BASHDIR) $(ZSHDIR) $(SYSCONFDIR)/backpressure)
 	install -m 755 $(BUILD)/bpctl $(DESTDIR)$(BINDIR)/bpctl
 	install -m 644 $(BUILD)/libbackpressure.so $(DESTDIR)$(LIBDIR)/libbackpressure.so
+	install -m 644 tools/man/bpctl.1 $(DESTDIR)$(MANDIR)/man1/
+	install -m 644 tools/man/backpressure.7 $(DESTDIR)$(MANDIR)/man7/
+	install -m 644 tools/man/libbackpressure.so.8 $(DESTDIR)$(MANDIR)/man8/
+	install -m 644 tools/completion/bpctl.bash $(DESTDIR)$(BASHDIR)/bpctl
+	install -m 644 tools/completion/_bpctl $(DESTDIR)$(ZSHDIR)/_bpctl
+	install -m 644 README.md $(DESTDIR)$(DOCDIR)/
+	install -m 644 tools/monitoring/* tools/systemd/*.conf $(DESTDIR)$(DOCDIR)/examples/
+	install -m 644 tools/systemd/*.service $(DESTDIR)$(UNITDIR)/
+	@# Where things are is known only now.
+	sed -i 's|/usr/bin/bpctl|$(BINDIR)/bpctl|' $(INSTALLED_UNITS) $(DESTDIR)$(DOCDIR)/examples/run.conf
+	sed -i 's|=libbackpressure.so|=$(LIBDIR)/libbackpressure.so|' $(DESTDIR)$(DOCDIR)/examples/limits.conf
+
+INSTALLED_UNITS = $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(wildcard tools/systemd/*.service)))
 
 .PHONY: uninstall
 uninstall:
-	rm -f $(DESTDIR)$(BINDIR)/bpctl $(DESTDIR)$(LIBDIR)/libbackpressure.so
+	rm -f $(DESTDIR)$(BINDIR)/bpctl $(DESTDIR)$(LIBDIR)/libbackpressure.so \
+		$(DESTDIR)$(MANDIR)/man1/bpctl.1 $(DESTDIR)$(MANDIR)/man7/backpressure.7 \
+		$(DESTDIR)$(MANDIR)/man8/libbackpressure.so.8 $(DESTDIR)$(BASHDIR)/bpctl \
+		$(DESTDIR)$(ZSHDIR)/_bpctl $(INSTALLED_UNITS)
+	rm -rf $(DESTDIR)$(DOCDIR)
+	-rmdir $(DESTDIR)$(SYSCONFDIR)/backpressure
+
+# Debian wants debian/ at the top of the sources: a copy of them gets it.
+DEB_SOURCES := $(BUILD)/deb/backpressure-$(VERSION)
+
+.PHONY: deb
+deb:
+	@tests/needs.sh deb
+	rm -rf $(BUILD)/deb
+	install -d $(DEB_SOURCES)/tests
+	cp -r shim bpf tools Makefile README.md LICENSE $(DEB_SOURCES)/
+	cp tests/needs.sh $(DEB_SOURCES)/tests/
+	cp -r tools/debian $(DEB_SOURCES)/debian
+	chmod 755 $(DEB_SOURCES)/debian/rules
+	cd $(DEB_SOURCES) && env -u MAKEFLAGS -u MAKELEVEL -u MAKEOVERRIDES -u BUILD \
+		dpkg-buildpackage --build=binary --no-sign --jobs=auto > ../log 2>&1 || { tail -n 30 ../log; exit 1; }
+	cp $(BUILD)/deb/*.deb $(BUILD)/
+	@ls $(BUILD)/*.deb
 
 .PHONY: clean
 clean:

@@ -11,7 +11,7 @@
 #define MILLISECOND UINT64_C(1000000)
 /* RFC 8289, 3.1: long against the target, and short against the patience of clients. */
 #define INTERVAL_LEAST_NS (100 * MILLISECOND)
-#define INTERVAL_TARGETS 4
+#define INTERVAL_TARGETS 10
 #define GROWN 2
 #define GROWN_BY_LEAST 16
 /* A queue that lost a quarter in an interval is being worked off: so after a pause of the program.
@@ -22,9 +22,6 @@
  * program's own time for them comes on top. */
 #define FRESH_NUMERATOR 3
 #define FRESH_DENOMINATOR 4
-/* A queue that stood a moment ago needs no second proof, unless it was nearly empty since. */
-#define WATCHED_INTERVALS 16
-#define CALM_SHARE 8
 
 uint64_t lateness_target(void)
 {
@@ -125,8 +122,6 @@ bool lateness_sheds(int fd, struct listener *listener, struct lateness_client cl
     if (client.waited_ns < most) {
         if (from)
             atomic_store_explicit(&shared->late_from_ns, 0, memory_order_relaxed);
-        if (stands && client.waited_ns < target_ns / CALM_SHARE && until - now > interval)
-            atomic_store_explicit(&shared->standing_until_ns, now + interval, memory_order_relaxed);
         return stands && client.closed;
     }
     if (!stands && from == 0) {
@@ -140,7 +135,7 @@ bool lateness_sheds(int fd, struct listener *listener, struct lateness_client cl
         suspect(fd, shared, now + interval);
         return false;
     }
-    atomic_store_explicit(&shared->standing_until_ns, now + interval * WATCHED_INTERVALS,
-                          memory_order_relaxed);
+    /* It stands until nobody was late for as long. */
+    atomic_store_explicit(&shared->standing_until_ns, now + interval, memory_order_relaxed);
     return true;
 }

@@ -8,8 +8,8 @@
  * shorter; or when it is twice as long as when the first one was late, which under a flood is seen
  * sooner. CoDel then drops one packet at a
  * time, since senders slow down; clients of a server mostly do not, so a standing queue is drained
- * at once of all that waited longer than three quarters of the target, and stays watched closely
- * until nobody has for a while (compare Maurer, "Fail at Scale", 2015). The last quarter is left to
+ * at once of all that waited longer than three quarters of the target, until nobody has for an
+ * interval (compare Maurer, "Fail at Scale", 2015). The last quarter is left to
  * the program, so that its answer, too, comes soon.
  *
  * How long a client waited is the kernel's own word: tcpi_last_ack_recv of the accepted socket is

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #
-#   needs.sh test|demo   installs what is missing for it when run as root; otherwise says so in one line
+#   needs.sh build|deb|test|demo   installs what is missing for it when run as root; otherwise says so in one line
 #   needs.sh --install   installs everything
 #
 # Package names are Debian 12's. Servers are installed, never started: a policy-rc.d that says no is in
@@ -10,16 +10,21 @@ set -eu
 
 build="gcc make libc6-dev libjansson-dev libelf-dev libmicrohttpd-dev libncurses-dev"
 demo="$build apache2 httperf iproute2 curl python3 procps gawk"
-everything="$demo clang clang-format cppcheck libcmocka-dev libbpf-dev bpftool redis-server \
+probe="clang libbpf-dev bpftool"
+deb="$build $probe debhelper dpkg-dev pkg-config"
+everything="$demo $deb clang-format cppcheck libcmocka-dev redis-server \
 redis-tools nginx-light memcached postgresql vsftpd openssh-server haproxy lighttpd stunnel4 nodejs wrk \
 mariadb-server mariadb-client postgresql-client nghttp2-client \
-libmemcached-tools openssl curl gnuplot-nox nftables util-linux procps binutils libpython3.11-testsuite"
+libmemcached-tools openssl curl gnuplot-nox nftables util-linux procps binutils libpython3.11-testsuite \
+prometheus lintian tmux zsh man-db mandoc systemd"
 
 case "${1:-}" in
 test | --install) wanted=$everything ;;
+build) wanted=$build ;;
+deb) wanted=$deb ;;
 demo) wanted=$demo ;;
 *)
-    echo "usage: needs.sh test|demo|--install" >&2
+    echo "usage: needs.sh build|deb|test|demo|--install" >&2
     exit 2
     ;;
 esac
@@ -29,6 +34,8 @@ installed() {
     dpkg-query -W -f '${Status}' "$1" 2> /dev/null | grep -q 'ok installed'
 }
 
+# Elsewhere than on Debian, what is missing shows when it is missed.
+command -v dpkg-query > /dev/null || exit 0
 missing=
 for package in $wanted; do
     installed "$package" || missing="$missing $package"
