@@ -101,7 +101,10 @@ step "full-duplex streams" build/tests/test_duplex
 step "queue depths, by the probe and without" build/tests/test_depth
 step "bad input and damage" build/tests/test_trust
 step "python's own network tests" tests/servers/python_tests.sh
+step "what operators use" /usr/bin/python3 tests/servers/test_operators.py
 step "installation" tests/unit/test_install.sh
+step "package" tests/unit/test_package.sh
+step "examples of README and man pages" /usr/bin/python3 tests/servers/test_examples.py
 
 export BUILD=build/clang
 step "build with clang" build_with CC=clang

@@ -213,10 +213,20 @@ static void put_limits(const struct service_view *view)
     put_line(0, "  limits       %s", used ? text : " none");
 }
 
+static int busiest_first(const void *left, const void *right)
+{
+    const struct process_view *a = left, *b = right;
+    if (a->conns != b->conns)
+        return a->conns < b->conns ? 1 : -1;
+    uint64_t accepted = a->counter[COUNTER_ACCEPTED], others = b->counter[COUNTER_ACCEPTED];
+    return (accepted < others) - (accepted > others);
+}
+
 static void put_detail(const struct watched *service)
 {
     static struct fullness full[FULLNESS_MAX];
-    const struct service_view *view = service->view;
+    struct service_view *view = service->view;
+    qsort(view->process, view->processes, sizeof *view->process, busiest_first);
     unsigned count = rates_fullness(view, &service->rates, full);
 
     line++;

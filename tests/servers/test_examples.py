@@ -20,7 +20,7 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 BUILD = os.path.abspath(os.environ.get("BUILD", ROOT + "/build"))
 LONGEST_S = 60
 DOCUMENTS = ["README.md", "tools/man/bpctl.1", "tools/man/backpressure.7", "tools/man/libbackpressure.so.8"]
-INSIDE = "BACKPRESSURE_EXAMPLES_INSIDE"
+INSIDE = "BACKPRESSURE_EXAMPLES_HOME"
 
 # Programs that readers have and we have not.
 SERVER = "#!/bin/sh\nexec /usr/bin/python3 -m http.server --bind 127.0.0.1 {port}\n"
@@ -107,7 +107,7 @@ def run(where, text, home):
             shell(transformed(f"bpctl run --name {service} -- /opt/shop/bin/shopd"), cwd=home)
     if "./" in text or "curl" in text:
         shell(transformed("bpctl run --name front -- /usr/bin/python3 -m http.server --bind 127.0.0.1 80"), cwd=home)
-    if "/sys/fs/bpf/" in text and os.system("bpctl probe start > /dev/null 2>&1") != 0:
+    if "bpctl probe" in text and os.system("bpctl probe start > /dev/null 2>&1 && bpctl probe stop") != 0:
         print(f"  skipped  {where}: the eBPF probe cannot be loaded here")
         return True
     joined = re.sub(r"\\\n\s*", "", text)
@@ -192,14 +192,13 @@ def prepare(home):
 
 def inside(parts):
     failed = ran = 0
-    with tempfile.TemporaryDirectory(prefix="backpressure-examples-") as home:
-        prepare(home)
-        for document in DOCUMENTS:
-            for where, text in blocks(document):
-                if not parts or any(part in text for part in parts):
-                    ran += 1
-                    failed += not run(where, text, home)
-        os.chdir("/")
+    home = os.environ[INSIDE]
+    prepare(home)
+    for document in DOCUMENTS:
+        for where, text in blocks(document):
+            if not parts or any(part in text for part in parts):
+                ran += 1
+                failed += not run(where, text, home)
     print(f"{ran - failed} examples passed, {failed} failed")
     return 1 if failed or not ran else 0
 
@@ -211,7 +210,8 @@ def main():
         print("skipped: examples are installed and run as root, in namespaces of their own")
         sys.exit(0)
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", sys.executable, *sys.argv]
-    sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False).returncode)
+    with tempfile.TemporaryDirectory(prefix="backpressure-examples-") as home:
+        sys.exit(subprocess.run(command, env={**os.environ, INSIDE: home}, check=False).returncode)
 
 
 if __name__ == "__main__":

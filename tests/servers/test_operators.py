@@ -400,7 +400,7 @@ def test_zsh_completes_services_and_limits():
             file.write(setup + "\n")
         path = f"{BUILD}:{os.environ['PATH']}"
         with Terminal(f"env ZDOTDIR={directory} PATH={path} zsh -d") as terminal:
-            terminal.shows("> ")
+            terminal.shows(">")
             terminal.keys("-l", f"bpctl show {server.name[:-2]}")
             terminal.keys("Tab")
             terminal.shows(f"bpctl show {server.name}")
