@@ -7,6 +7,7 @@
 #   make deb        build/backpressure_VERSION_ARCH.deb
 #   make deps       installs what a bare Debian 12 lacks (as root)
 #   make bench      what ceilings cost and save, and what overload does with and without them
+#   make fuzz       hostile input for FUZZ_SECONDS each (3600)
 #   make lint       clang-format, cppcheck
 VERSION := 0.1.0
 PREFIX ?= /usr/local
@@ -154,6 +155,41 @@ bench: tests
 	BUILD=$(BUILD) python3 tests/bench/overload.py
 	BUILD=$(BUILD) python3 tests/bench/clients.py
 
+# --- hostile input: libFuzzer, with the sanitizers ---
+
+FUZZ := limits busy segment
+FUZZ_SECONDS ?= 3600
+FUZZ_BUILD := $(BUILD)/fuzz
+FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE $(filter-out -Wmissing-prototypes,$(WARNINGS)) -O1 -g -fPIC \
+	-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -MMD -MP \
+	-DBACKPRESSURE_VERSION='"fuzz"' -DBACKPRESSURE_LIBDIR='""' -DBACKPRESSURE_SYSCONFDIR='"/etc"'
+FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real busy chance)
+# All of bpctl but its main, and the probe's loader.
+FUZZ_TOOLS := $(patsubst %.c,$(FUZZ_BUILD)/%.o,$(filter-out tools/bpctl.c tools/loader.c tools/screen.c \
+	tools/top.c tools/metrics.c tools/check.c tools/program.c tools/reach.c tools/run.c,$(wildcard tools/*.c)))
+
+$(FUZZ_BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)clang $(FUZZ_FLAGS) -c -o $@ $<
+
+$(FUZZ_BUILD)/limits $(FUZZ_BUILD)/busy: $(FUZZ_BUILD)/%: $(FUZZ_BUILD)/tests/fuzz/fuzz_%.o $(FUZZ_SHARED)
+	$(call say,LD)
+	$(Q)clang -fsanitize=fuzzer,address,undefined -o $@ $^
+
+$(FUZZ_BUILD)/segment: $(FUZZ_BUILD)/tests/fuzz/fuzz_segment.o $(FUZZ_BUILD)/tests/fuzz/plain_bpctl.o \
+		$(FUZZ_SHARED) $(FUZZ_TOOLS)
+	$(call say,LD)
+	$(Q)clang -fsanitize=fuzzer,address,undefined -o $@ $^ -ljansson
+
+.PHONY: fuzzers
+fuzzers: $(addprefix $(FUZZ_BUILD)/,$(FUZZ))
+
+# An hour for each, unless FUZZ_SECONDS says otherwise; what is found new stays in BUILD.
+.PHONY: fuzz
+fuzz: fuzzers
+	@tests/fuzz/run.sh $(FUZZ_BUILD) $(FUZZ_SECONDS)
+
 .PHONY: deps
 deps:
 	@tests/needs.sh --install
@@ -231,4 +267,4 @@ clean:
 	rm -rf $(BUILD)
 
 .SECONDARY:
--include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d $(BUILD)/*/*/*/*.d)

@@ -102,7 +102,7 @@ struct reader {
     const struct segment *segment;
     bool as_json;
     uint64_t next, dropped;
-    uint64_t unfinished_since_ns; /* the next event is being written; 0: it is not */
+    uint64_t unfinished_since_ns; /* since it waits for events that are being written; 0: never */
 };
 
 /* What was overwritten before anybody read it is said, in the place where it is missing. */
@@ -115,7 +115,8 @@ static void admit_dropped(struct reader *reader)
     reader->dropped = 0;
 }
 
-/* Whether to wait for an event that somebody writes just now; who was killed at it never ends. */
+/* Whether to wait for an event that somebody writes just now; who was killed at it never ends. Once
+ * for all that there are: an owner can make every one of them look like that. */
 static bool may_come(struct reader *reader)
 {
     uint64_t now = monotonic_ns();
@@ -147,8 +148,8 @@ static bool print_new(struct reader *reader)
         } else {
             reader->dropped++;
         }
-        reader->unfinished_since_ns = 0;
     }
+    reader->unfinished_since_ns = 0;
     admit_dropped(reader);
     fflush(stdout);
     return false;

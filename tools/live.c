@@ -68,13 +68,19 @@ static bool names_listener(const char *link, const struct service_view *view)
     return false;
 }
 
-static void apply_in_process(struct segment *segment, const struct service_view *view, pid_t pid)
+static void apply_in_process(const struct service_file *service, const struct service_view *view,
+                             pid_t pid)
 {
     char path[64], link[64];
+    int process = (int)syscall(SYS_pidfd_open, pid, 0);
+    /* After it was pinned: a number that is given to another meanwhile does not matter then. */
+    if (process >= 0 && !service_has_process(service, pid)) {
+        close(process);
+        return;
+    }
     snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
     DIR *directory = opendir(path);
-    int process = directory ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
-    for (struct dirent *entry; process >= 0 && (entry = readdir(directory));) {
+    for (struct dirent *entry; directory && process >= 0 && (entry = readdir(directory));) {
         ssize_t length = readlinkat(dirfd(directory), entry->d_name, link, sizeof link - 1);
         if (length <= 0)
             continue;
@@ -84,7 +90,7 @@ static void apply_in_process(struct segment *segment, const struct service_view 
         int fd = (int)syscall(SYS_pidfd_getfd, process, atoi(entry->d_name), 0);
         if (fd < 0)
             continue;
-        apply(segment, fd);
+        apply(service->segment, fd);
         close(fd);
     }
     if (process >= 0)
@@ -100,6 +106,6 @@ void live_apply_listeners(const struct service_file *service)
         return;
     service_view(service, view);
     for (unsigned i = 0; i < view->processes && view->listeners > 0; i++)
-        apply_in_process(service->segment, view, view->process[i].pid);
+        apply_in_process(service, view, view->process[i].pid);
     free(view);
 }

@@ -13,6 +13,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define SHARED_MEMORY "/dev/shm"
@@ -207,6 +208,24 @@ void service_watch(const struct service_file *service)
     bool at_work = until > now && until - now <= SEGMENT_WATCH_NS;
     for (uint32_t i = 0; !at_work && i < used && i < SEGMENT_PROCESSES; i++)
         atomic_fetch_add(&segment->process[i].override_sequence, 1);
+}
+
+bool service_has_process(const struct service_file *service, pid_t pid)
+{
+    struct stat status;
+    char path[64], line[512];
+    unsigned long inode;
+    unsigned major_number, minor_number;
+    bool found = false;
+
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
+    FILE *maps = fstat(service->fd, &status) == 0 ? fopen(path, "re") : NULL;
+    while (maps && !found && fgets(line, sizeof line, maps))
+        found = sscanf(line, "%*s %*s %*s %x:%x %lu", &major_number, &minor_number, &inode) == 3 &&
+                inode == status.st_ino && makedev(major_number, minor_number) == status.st_dev;
+    if (maps)
+        fclose(maps);
+    return found;
 }
 
 /* The directory's lock keeps a service from starting in this file meanwhile; -1 without it. */

@@ -111,6 +111,12 @@ void service_view(const struct service_file *service, struct service_view *view)
  */
 void service_watch(const struct service_file *service);
 
+/*
+ * Whether the process `pid` has the service's segment mapped. A segment can name any process as its
+ * own; one to which something is done must be found to be.
+ */
+bool service_has_process(const struct service_file *service, pid_t pid);
+
 /* How many of its processes live. */
 unsigned service_processes(const struct service_file *service);
 

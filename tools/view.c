@@ -64,8 +64,9 @@ static uint64_t network_of(const char *path)
 
 /* sock_diag answers for the caller's network namespace: goes to the service's, if it is allowed to.
  * Returns a descriptor to come back with, or -1 when no move was needed, or -2 when it failed. */
-static int enter_network(const struct segment *segment, const struct service_view *view)
+static int enter_network(const struct service_file *service, const struct service_view *view)
 {
+    const struct segment *segment = service->segment;
     uint64_t wanted = atomic_load(&segment->network);
     char path[64];
 
@@ -73,7 +74,7 @@ static int enter_network(const struct segment *segment, const struct service_vie
         return -1;
     for (unsigned i = 0; i < view->processes; i++) {
         snprintf(path, sizeof path, "/proc/%d/ns/net", (int)view->process[i].pid);
-        if (network_of(path) != wanted)
+        if (network_of(path) != wanted || !service_has_process(service, view->process[i].pid))
             continue;
         int home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
         int there = open(path, O_RDONLY | O_CLOEXEC);
@@ -297,7 +298,7 @@ void service_view(const struct service_file *service, struct service_view *view)
     view_processes(segment, view);
     histogram_read(&segment->accept_wait, &view->accept_wait);
     histogram_read(&segment->sojourn, &view->sojourn);
-    int home = enter_network(segment, view);
+    int home = enter_network(service, view);
     struct kernel_sockets open = ask_kernel(false), listening = ask_kernel(true);
     leave_network(home);
     if (home == -2)
