@@ -102,7 +102,7 @@ SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/te
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
 TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo \
-	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop
+	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
@@ -132,6 +132,11 @@ $(BUILD)/tests/bench_hold: $(BUILD)/tests/bench/hold.o $(HARNESS)
 $(BUILD)/tests/openloop: $(BUILD)/tests/bench/openloop.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lm
+
+$(BUILD)/tests/faults.so: tests/servers/faults.c
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(COMMON) -Wno-missing-prototypes -fPIC -shared -o $@ $<
 
 .PHONY: tests
 tests: all $(TEST_PROGRAMS)
