@@ -57,7 +57,7 @@ static void *next(const char *name)
 }
 
 /* Whether this call is to fail; the shim starts before our constructor would run. */
-static bool fails(const void *caller)
+static bool fails(const void *caller, const char *what, long call_number)
 {
     static _Atomic int ready;
     if (!atomic_exchange(&ready, 1)) {
@@ -69,17 +69,19 @@ static bool fails(const void *caller)
         return false;
     unsigned long call = atomic_fetch_add(&calls, 1) + 1;
     bool now = call == fail_at || (fail_every && call % fail_every == 0);
-    if (now)
+    if (now) {
+        fprintf(stderr, "faults: %s (%ld) fails, call %lu\n", what, call_number, call);
         errno = ENOMEM;
+    }
     return now;
 }
 
 #define CALLER __builtin_return_address(0)
 
 /* Calls whose failure the kernel does not know, or whose loss is the program's own, not ours. */
-static bool cannot_fail(long call)
+static bool cannot_fail(long call, const long argument[6])
 {
-    return call == SYS_gettid || call == SYS_getpid || call == SYS_sched_yield ||
+    return (call == SYS_fcntl && argument[1] == F_GETFL) || call == SYS_gettid || call == SYS_getpid || call == SYS_sched_yield ||
            call == SYS_close || call == SYS_rt_sigprocmask || call == SYS_shutdown;
 }
 
@@ -94,14 +96,14 @@ long syscall(long call, ...)
     va_end(arguments);
     if (!real)
         real = (long (*)(long, ...))next("syscall");
-    if (!cannot_fail(call) && fails(CALLER))
+    if (!cannot_fail(call, argument) && fails(CALLER, __func__, call))
         return -1;
     return real(call, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
 }
 
 void *mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {
-    if (fails(CALLER))
+    if (fails(CALLER, __func__, 0))
         return MAP_FAILED;
     return (void *)(uintptr_t)((long (*)(long, ...))next("syscall"))(SYS_mmap, address, length,
                                                                      protection, flags, fd, offset);
@@ -113,44 +115,52 @@ int open(const char *path, int flags, ...)
     va_start(arguments, flags);
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
     va_end(arguments);
-    return fails(CALLER) ? -1 : ((int (*)(const char *, int, ...))next("open"))(path, flags, mode);
+    return fails(CALLER, __func__, 0)
+               ? -1
+               : ((int (*)(const char *, int, ...))next("open"))(path, flags, mode);
 }
 
 int fstat(int fd, struct stat *status)
 {
-    return fails(CALLER) ? -1 : ((int (*)(int, struct stat *))next("fstat"))(fd, status);
+    return fails(CALLER, __func__, 0) ? -1
+                                      : ((int (*)(int, struct stat *))next("fstat"))(fd, status);
 }
 
 int lstat(const char *path, struct stat *status)
 {
-    return fails(CALLER) ? -1 : ((int (*)(const char *, struct stat *))next("lstat"))(path, status);
+    return fails(CALLER, __func__, 0)
+               ? -1
+               : ((int (*)(const char *, struct stat *))next("lstat"))(path, status);
 }
 
 int mkdir(const char *path, mode_t mode)
 {
-    return fails(CALLER) ? -1 : ((int (*)(const char *, mode_t))next("mkdir"))(path, mode);
+    return fails(CALLER, __func__, 0) ? -1
+                                      : ((int (*)(const char *, mode_t))next("mkdir"))(path, mode);
 }
 
 int posix_fallocate(int fd, off_t offset, off_t length)
 {
-    return fails(CALLER)
+    return fails(CALLER, __func__, 0)
                ? ENOMEM
                : ((int (*)(int, off_t, off_t))next("posix_fallocate"))(fd, offset, length);
 }
 
 int flock(int fd, int operation)
 {
-    return fails(CALLER) ? -1 : ((int (*)(int, int))next("flock"))(fd, operation);
+    return fails(CALLER, __func__, 0) ? -1 : ((int (*)(int, int))next("flock"))(fd, operation);
 }
 
 int rename(const char *from, const char *to)
 {
-    return fails(CALLER) ? -1 : ((int (*)(const char *, const char *))next("rename"))(from, to);
+    return fails(CALLER, __func__, 0)
+               ? -1
+               : ((int (*)(const char *, const char *))next("rename"))(from, to);
 }
 
 ssize_t pread(int fd, void *buffer, size_t count, off_t offset)
 {
-    return fails(CALLER)
+    return fails(CALLER, __func__, 0)
                ? -1
                : ((ssize_t(*)(int, void *, size_t, off_t))next("pread"))(fd, buffer, count, offset);
 }
