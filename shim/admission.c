@@ -79,8 +79,15 @@ static bool anybody_exempt(void)
     return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
 }
 
+static void detach_if_overwritten(void)
+{
+    if (service_active() && __builtin_expect(!segment_intact(service.segment), 0))
+        service_detach("its control segment was overwritten");
+}
+
 bool admission_active(void)
 {
+    detach_if_overwritten();
     if (__builtin_expect(atomic_load_explicit(&service.detached, memory_order_relaxed), 0) &&
         atomic_exchange(&service.detached, false)) {
         int saved = errno;
@@ -182,8 +189,6 @@ static void shed_parked(void)
 
 void admission_attend(void)
 {
-    if (service_active() && !segment_intact(service.segment))
-        service_detach("its control segment was overwritten");
     if (!admission_active())
         return;
     listeners_refresh();

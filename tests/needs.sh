@@ -16,7 +16,8 @@ everything="$demo $deb clang-format cppcheck libcmocka-dev redis-server \
 redis-tools nginx-light memcached postgresql vsftpd openssh-server haproxy lighttpd stunnel4 nodejs wrk \
 mariadb-server mariadb-client postgresql-client nghttp2-client \
 libmemcached-tools openssl curl gnuplot-nox nftables util-linux procps binutils libpython3.11-testsuite \
-libclang-rt-14-dev prometheus lintian tmux zsh man-db mandoc systemd"
+libclang-rt-14-dev libjemalloc2 libfaketime \
+libsocket-wrapper trickle strace gdb valgrind prometheus lintian tmux zsh man-db mandoc systemd"
 
 case "${1:-}" in
 test | --install) wanted=$everything ;;

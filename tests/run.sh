@@ -81,6 +81,10 @@ units() {
     return $failed
 }
 
+hostile() {
+    make --no-print-directory -s -j"$(nproc)" fuzzers && bounded tests/fuzz/run.sh build/fuzz 6
+}
+
 export BUILD=build
 step "build with gcc" build_with
 step "lint" make --no-print-directory -s lint
@@ -100,6 +104,9 @@ step "buffers of real servers" build/tests/test_buffers
 step "full-duplex streams" build/tests/test_duplex
 step "queue depths, by the probe and without" build/tests/test_depth
 step "bad input and damage" build/tests/test_trust
+step "hostile input" hostile
+step "beside other libraries and under tools" /usr/bin/python3 tests/servers/test_neighbours.py
+step "chaos" /usr/bin/python3 tests/servers/test_chaos.py
 step "python's own network tests" tests/servers/python_tests.sh
 step "what operators use" /usr/bin/python3 tests/servers/test_operators.py
 step "installation" tests/unit/test_install.sh

@@ -81,8 +81,9 @@ static bool fails(const void *caller, const char *what, long call_number)
 /* Calls whose failure the kernel does not know, or whose loss is the program's own, not ours. */
 static bool cannot_fail(long call, const long argument[6])
 {
-    return (call == SYS_fcntl && argument[1] == F_GETFL) || call == SYS_gettid || call == SYS_getpid || call == SYS_sched_yield ||
-           call == SYS_close || call == SYS_rt_sigprocmask || call == SYS_shutdown;
+    return (call == SYS_fcntl && argument[1] == F_GETFL) || call == SYS_gettid ||
+           call == SYS_getpid || call == SYS_sched_yield || call == SYS_close ||
+           call == SYS_rt_sigprocmask || call == SYS_shutdown;
 }
 
 long syscall(long call, ...)

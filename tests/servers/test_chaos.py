@@ -3,7 +3,7 @@
 """Real servers under real load, while everything around them fails: workers, masters and bpctl are killed,
 processes stopped, limits changed 50 times a second, segments scribbled on, memory and descriptors run out.
 
-    test_chaos.py [--seconds S] [NAME]...     S for each storm (default 6; by hand: 1800)
+    test_chaos.py [--seconds S] [NAME]...     S for each storm (default 4; by hand: 1800)
 """
 import argparse
 import contextlib
@@ -31,7 +31,7 @@ CEILING = 24
 CLIENTS = 48
 BODY = random.Random(1).randbytes(200_000)
 SEGMENT_HEAD = 4096
-seconds = 6.0
+seconds = 4.0
 PATIENCE_S = 15
 
 FORKING = """
