@@ -17,6 +17,7 @@
 #define REAP_SHARE 200
 #define THOROUGH_EVERY 16 /* looks for dead processes, of which one finds zombies, too */
 #define REAP_EVERY_NS (4 * MILLISECOND)
+#define ORPHANS_AT_ONCE 16
 #define SELF_EVERY_NS (1 * MILLISECOND)
 #define DUMP_EVERY_NS (20 * MILLISECOND)
 #define DUMP_LONGEST_NS (1000 * MILLISECOND)
@@ -243,6 +244,45 @@ static void mend_credit(struct gauge *gauge, uint32_t holder)
         gauge_mend(gauge, seen, truth);
 }
 
+static bool anybody_at_work(void)
+{
+    const struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->processes_used);
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+        if (atomic_load(&segment->process[i].pending))
+            return true;
+    return false;
+}
+
+/*
+ * A process killed while it filled or emptied a slot leaves it half way. Whoever is at work on a
+ * slot has `pending` raised all the while: a slot that was half way before nobody had, and still is
+ * afterwards in the same generation, is nobody's.
+ */
+static void free_orphans(void)
+{
+    struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->conns_used), found = 0, freed = 0;
+    struct {
+        uint32_t slot, state;
+    } half_way[ORPHANS_AT_ONCE];
+
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS && found < ORPHANS_AT_ONCE;
+         slot++) {
+        uint32_t state = atomic_load(&segment->conn_state[slot]);
+        if (conn_phase(state) != CONN_OPENING && conn_phase(state) != CONN_CLOSING)
+            continue;
+        half_way[found].slot = slot;
+        half_way[found++].state = state;
+    }
+    if (found == 0 || anybody_at_work())
+        return;
+    for (uint32_t i = 0; i < found; i++)
+        freed += connections_free_orphan(half_way[i].slot, half_way[i].state);
+    if (freed)
+        service_event(EVENT_FOUND, freed, "left half way by a process that was killed");
+}
+
 void audit_peer(uint32_t peer)
 {
     static _Atomic uint64_t next;
@@ -265,6 +305,7 @@ void audit_run(void)
         uint64_t spent = spent_ns();
         static _Atomic uint32_t looks;
         processes_reap(atomic_fetch_add(&looks, 1) % THOROUGH_EVERY == 0);
+        free_orphans();
         mend(&service.segment->conns, (struct counted){.holder = ANY_HOLDER});
         mend(&service_self()->conns, (struct counted){.holder = service.self});
         mend_credit(&service.segment->credit, ANY_HOLDER);

@@ -506,6 +506,17 @@ bool connections_free_lost(uint32_t slot, uint32_t state)
     return freed;
 }
 
+bool connections_free_orphan(uint32_t slot, uint32_t state)
+{
+    struct segment *segment = service.segment;
+    change_begins();
+    gauge_touch(&segment->conns);
+    bool freed = atomic_compare_exchange_strong(&segment->conn_state[slot], &state,
+                                                ((state >> 2) + 1) << 2 | CONN_FREE);
+    change_ends();
+    return freed;
+}
+
 bool connections_held_here(uint32_t slot, uint32_t generation)
 {
     return open_slot(descriptor_make(DESCRIPTOR_CONN, slot, generation)) &&

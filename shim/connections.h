@@ -77,6 +77,10 @@ void connections_forget_process(uint32_t holder);
 /* Frees a slot whose socket the kernel no longer has, if it still is in `state`. */
 bool connections_free_lost(uint32_t slot, uint32_t state);
 
+/* Frees a slot that nobody is at work on any more, if it still is in `state` (opening or closing).
+ * What its gauges count too much is the caller's to mend. */
+bool connections_free_orphan(uint32_t slot, uint32_t state);
+
 /* Whether this process still has descriptors for the slot, in this generation. */
 bool connections_held_here(uint32_t slot, uint32_t generation);
 

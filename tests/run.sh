@@ -104,6 +104,7 @@ step "buffers of real servers" build/tests/test_buffers
 step "full-duplex streams" build/tests/test_duplex
 step "queue depths, by the probe and without" build/tests/test_depth
 step "bad input and damage" build/tests/test_trust
+step "every interleaving, in a model" tests/model/check.sh
 step "hostile input" hostile
 step "beside other libraries and under tools" /usr/bin/python3 tests/servers/test_neighbours.py
 step "chaos" /usr/bin/python3 tests/servers/test_chaos.py

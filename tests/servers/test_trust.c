@@ -306,6 +306,25 @@ static void scribbled_segment_does_not_fool_bpctl(void **state)
     assert_int_equal(access(segment_path, F_OK), -1);
 }
 
+/* What a process killed in the middle of accept or close leaves: see tests/model/slots.pml. */
+static void places_left_half_way_are_found_again(void **state)
+{
+    const char *recipe = *state;
+    uint32_t half_way[5] = {CONN_OPENING, CONN_CLOSING, CONN_OPENING, CONN_CLOSING, CONN_OPENING};
+    uint32_t used = 64;
+    uint64_t count = 5;
+    start(recipe);
+    damage(offsetof(struct segment, conn_state) + 16 * sizeof half_way[0], half_way,
+           sizeof half_way);
+    damage(offsetof(struct segment, conns_used), &used, sizeof used);
+    damage(offsetof(struct segment, conns), &count, sizeof count);
+    come(5);
+    assert_true(crowd_until(&crowd, CLIENT_SERVED, 5, WITHIN_MS));
+    assert_true(total_becomes(&server, "conns", 5, WITHIN_MS));
+    assert_int_equal(BPCTL("events", server.name), 0);
+    assert_non_null(strstr(output, "left half way"));
+}
+
 static void segment_of_another_version(void **state)
 {
     uint32_t version = SEGMENT_VERSION + 1;
@@ -359,6 +378,8 @@ int main(int argc, char **argv)
         TEST_ON(overwritten_segment_leaves_the_server_unharmed, "nginx"),
         TEST_ON(overwritten_segment_leaves_the_server_unharmed, "python"),
         TEST_ON(scribbled_segment_does_not_fool_bpctl, "nginx"),
+        TEST_ON(places_left_half_way_are_found_again, "nginx"),
+        TEST_ON(places_left_half_way_are_found_again, "vsftpd"),
         TEST(segment_of_another_version),
         TEST(static_program_is_named),
     };
