@@ -95,14 +95,16 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 # --- tests ---
 
 UNIT := $(BUILD)/tests/test_limits $(BUILD)/tests/test_segment $(BUILD)/tests/test_busy
-UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output
+UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
+	$(BUILD)/tests/test_stress
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
 	$(BUILD)/tests/test_live $(BUILD)/tests/test_trust $(BUILD)/tests/test_buffers \
 	$(BUILD)/tests/test_duplex $(BUILD)/tests/test_depth $(BUILD)/tests/test_dialects
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
 TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo \
-	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so
+	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so \
+	$(BUILD)/tests/calls $(BUILD)/tests/asker
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
@@ -133,6 +135,10 @@ $(BUILD)/tests/openloop: $(BUILD)/tests/bench/openloop.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lm
 
+$(BUILD)/tests/calls $(BUILD)/tests/asker: $(BUILD)/tests/%: $(BUILD)/tests/bench/%.o
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^
+
 $(BUILD)/tests/faults.so: tests/servers/faults.c
 	@mkdir -p $(@D)
 	$(call say,LD)
@@ -157,6 +163,7 @@ bench: tests
 	BUILD=$(BUILD) $(BUILD)/tests/bench_hold
 	BUILD=$(BUILD) python3 tests/bench/buffers.py
 	BUILD=$(BUILD) python3 tests/bench/probe.py
+	BUILD=$(BUILD) python3 tests/bench/cost.py
 	BUILD=$(BUILD) python3 tests/bench/overload.py
 	BUILD=$(BUILD) python3 tests/bench/clients.py
 

@@ -73,6 +73,11 @@ scale() {
     bounded "$BUILD"/tests/test_scale && under_shim "total-conns=60000 peer-conns=60000" "$BUILD"/tests/test_scale
 }
 
+stress() {
+    bounded "$BUILD"/tests/test_stress && under_shim "total-conns=1000 buffer=1G queue-delay=1s" "$BUILD"/tests/test_stress &&
+        under_shim "conns=1000 when-full=reset" "$BUILD"/tests/test_stress
+}
+
 units() {
     local failed=0
     for test in limits segment busy; do
@@ -93,12 +98,13 @@ step "units" units
 step "semantics of accept and of waiting" semantics
 step "semantics of reading and writing" output
 step "scale" scale
+step "signal handlers, forks, cancellation, small stacks" stress
 step "ways to accept and to close" build/tests/test_styles
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "limits and changes, live" build/tests/test_live
 step "busy replies, by real clients" build/tests/test_dialects
-step "overload" /usr/bin/python3 tests/bench/overload.py --check node apache
+step "overload" /usr/bin/python3 tests/bench/overload.py --check apache
 step "clients that back off" /usr/bin/python3 tests/servers/test_clients.py
 step "buffers of real servers" build/tests/test_buffers
 step "full-duplex streams" build/tests/test_duplex

@@ -491,6 +491,92 @@ def test_a_log_rotation_finds_nothing_of_ours_open():
         assert not [path for path in ours if path.startswith("/") and not path.startswith(("/dev/", "/proc/"))], ours
 
 
+# --- permissions ---
+
+def as_nobody(*command, **more):
+    return run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command, **more)
+
+
+def test_another_user_neither_reads_nor_changes_a_service():
+    if os.geteuid() != 0:
+        print("          skipped: needs root")
+        return
+    with Server("total-conns=5") as server, tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        for file in ("bpctl", "libbackpressure.so"):
+            shutil.copy(f"{BUILD}/{file}", directory)
+        segment = f"/dev/shm/backpressure.0/{server.name}"
+        assert os.stat(segment).st_mode & 0o777 == 0o600
+        assert os.stat("/dev/shm/backpressure.0").st_mode & 0o777 == 0o700
+        for command in (("show", server.name), ("set", server.name, "total-conns=1"), ("pause", server.name),
+                        ("events", server.name), ("drain", server.name)):
+            result = as_nobody(directory + "/bpctl", *command)
+            assert result.returncode == 1 and result.stderr.count("\n") == 1, (command, result)
+        assert server.name not in as_nobody(directory + "/bpctl", "ls").stdout
+        assert server.name not in as_nobody(directory + "/bpctl", "metrics").stdout
+        assert as_nobody("cat", segment).returncode == 1
+        assert server.show()["limits"]["total-conns"] == "5"
+
+
+def test_names_that_somebody_squats_on_are_refused():
+    """The directory of a user's segments, made by another before: the program runs without limits, and says so."""
+    if os.geteuid() != 0:
+        print("          skipped: needs root")
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        for file in ("bpctl", "libbackpressure.so"):
+            shutil.copy(f"{BUILD}/{file}", directory)
+        squatted = "/dev/shm/backpressure.65534"
+        backup = squatted + ".kept"
+        if os.path.lexists(squatted):
+            os.rename(squatted, backup)
+        target = tempfile.mkdtemp()
+        try:
+            for squat in (lambda: os.symlink(target, squatted), lambda: os.mkdir(squatted, 0o777),
+                          lambda: open(squatted, "w", encoding="ascii").close()):
+                squat()
+                result = as_nobody("env", f"LD_PRELOAD={directory}/libbackpressure.so", "BACKPRESSURE=name=x conns=5", "cat",
+                                   "/dev/null")
+                assert result.returncode == 0 and "backpressure:" in result.stderr, result
+                assert as_nobody(directory + "/bpctl", "run", "--name", "x", "conns=5", "--", "true").returncode == 1
+                assert not os.listdir(target)
+                if os.path.isdir(squatted) and not os.path.islink(squatted):
+                    os.rmdir(squatted)
+                else:
+                    os.unlink(squatted)
+        finally:
+            shutil.rmtree(target)
+            if os.path.lexists(backup):
+                os.rename(backup, squatted)
+
+
+def test_what_a_service_says_of_itself_cannot_steer_a_terminal():
+    """A program chooses its name, and scribbles on its segment; what root prints of it is plain text."""
+    name = f"escapes-{os.getpid()}"
+    directory = tempfile.mkdtemp()
+    program = directory + "/\x1b[2J\x07evil"
+    os.symlink("/bin/sleep", program)
+    server = subprocess.Popen([BPCTL, "run", "--name", name, "total-conns=3", "--", program, "600"])
+    try:
+        wait_until(lambda: "evil" in bpctl("show", name).stdout, "the program's name for itself")
+        with open(f"/dev/shm/backpressure.{os.geteuid()}/{name}", "r+b") as segment:
+            text = segment.read()
+            at = text.find(b"name=" + name.encode())
+            if at >= 0:
+                segment.seek(at)
+                segment.write(b"\x1b]0;evil\x07\n\x9b")
+        for command in (("show", name), ("show", name, "--json"), ("events", name), ("events", name, "--json"), ("ls",),
+                        ("metrics",), ("depth", name)):
+            said = bpctl(*command).stdout
+            assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", said), (command, said[:500])
+    finally:
+        server.kill()
+        server.wait()
+        shutil.rmtree(directory)
+        bpctl("ls")
+
+
 def main():
     tests = [(name[5:].replace("_", " "), test) for name, test in globals().items() if name.startswith("test_")]
     failed = ran = 0

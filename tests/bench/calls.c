@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Makes the same call many times, for callgrind to count: `calls CALL untracked|tracked TIMES`.
+ *
+ * Untracked is a descriptor that the shim has nothing to do with; tracked is a connection that was
+ * accepted. What a run costs besides its calls falls out when two runs of different length are
+ * subtracted.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static int fd, set;
+static char byte;
+
+static void call_read(void)
+{
+    if (read(fd, &byte, 1) > 0)
+        abort();
+}
+
+static void call_recv(void)
+{
+    if (recv(fd, &byte, 1, 0) > 0)
+        abort();
+}
+
+static void call_write(void)
+{
+    if (write(fd, "", 0) > 0)
+        abort();
+}
+
+static void call_send(void)
+{
+    if (send(fd, "", 0, 0) > 0)
+        abort();
+}
+
+static void call_writev(void)
+{
+    struct iovec nothing = {.iov_base = &byte, .iov_len = 0};
+    if (writev(fd, &nothing, 1) > 0)
+        abort();
+}
+
+static void call_poll(void)
+{
+    struct pollfd one = {.fd = fd, .events = POLLPRI};
+    if (poll(&one, 1, 0) < 0)
+        abort();
+}
+
+static void call_select(void)
+{
+    fd_set readable;
+    struct timeval now = {0, 0};
+    FD_ZERO(&readable);
+    FD_SET(fd, &readable);
+    if (select(fd + 1, NULL, NULL, &readable, &now) < 0)
+        abort();
+}
+
+static void call_epoll_wait(void)
+{
+    struct epoll_event event;
+    if (epoll_wait(set, &event, 1, 0) < 0)
+        abort();
+}
+
+static void call_fcntl(void)
+{
+    if (fcntl(fd, F_GETFD) < 0)
+        abort();
+}
+
+/* A number that is not open: what is counted is the call, not the kernel's work. */
+static void call_close(void)
+{
+    if (close(1000) == 0)
+        abort();
+}
+
+static const struct {
+    const char *name;
+    void (*make)(void);
+} calls[] = {
+    {"read", call_read},     {"recv", call_recv},
+    {"write", call_write},   {"send", call_send},
+    {"writev", call_writev}, {"poll", call_poll},
+    {"select", call_select}, {"epoll_wait", call_epoll_wait},
+    {"fcntl", call_fcntl},   {"close", call_close},
+};
+
+static int accepted(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&address, length) < 0 || listen(listener, 1) < 0 ||
+        getsockname(listener, (struct sockaddr *)&address, &length) < 0 ||
+        connect(client, (struct sockaddr *)&address, length) < 0)
+        abort();
+    return accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+}
+
+static int untracked(void)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) < 0)
+        abort();
+    return pair[0];
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 4) {
+        fprintf(stderr, "usage: calls CALL untracked|tracked TIMES\n");
+        return 2;
+    }
+    fd = strcmp(argv[2], "tracked") == 0 ? accepted() : untracked();
+    struct epoll_event nothing = {.events = EPOLLPRI};
+    set = epoll_create1(0);
+    if (fd < 0 || set < 0 || epoll_ctl(set, EPOLL_CTL_ADD, fd, &nothing) < 0)
+        return 1;
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+        for (long times = strcmp(calls[i].name, argv[1]) == 0 ? atol(argv[3]) : 0; times > 0;
+             times--)
+            calls[i].make();
+    return 0;
+}
