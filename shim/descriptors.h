@@ -57,6 +57,15 @@ static inline descriptor descriptor_at(int fd)
     return atomic_load_explicit(&descriptor_table[fd], memory_order_acquire);
 }
 
+/* Nothing is known of `fd`: the call is none of the shim's business. A comparison and a load. */
+static inline bool descriptor_untracked(int fd)
+{
+    return __builtin_expect((unsigned)fd >= DESCRIPTORS_MAX ||
+                                atomic_load_explicit(&descriptor_table[fd], memory_order_relaxed) ==
+                                    0,
+                            1);
+}
+
 /* One above the highest number that was ever tracked. */
 int descriptors_end(void);
 

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "admission.h"
+#include "descriptors.h"
+#include "flows.h"
 #include "interpose.h"
 #include "readiness.h"
 #include "real.h"
+#include "service.h"
 
 #include <limits.h>
 
@@ -42,15 +46,34 @@ static int pwait2_real(const struct epoll_call *call, int64_t timeout_ns)
                               timeout_ns < 0 ? NULL : &timeout, call->signals);
 }
 
-INTERPOSE int epoll_wait(int set, struct epoll_event *events, int events_max, int timeout)
+/* A set without listeners, while no limit on bytes is in force: nothing to look after. */
+static bool unconcerned(int set)
+{
+    if (!descriptor_untracked(set) || (service_active() && !in_vfork_child && flows_mode()))
+        return false;
+    admission_thread_waits();
+    return true;
+}
+
+static __attribute__((noinline)) int wait_with_care(int set, struct epoll_event *events,
+                                                    int events_max, int timeout)
 {
     struct epoll_call call = {wait_real, set, events, events_max, NULL};
     return readiness_wait(&call, timeout_from_ms(timeout));
 }
 
+INTERPOSE int epoll_wait(int set, struct epoll_event *events, int events_max, int timeout)
+{
+    if (unconcerned(set))
+        return REAL(epoll_wait)(set, events, events_max, timeout);
+    return wait_with_care(set, events, events_max, timeout);
+}
+
 INTERPOSE int epoll_pwait(int set, struct epoll_event *events, int events_max, int timeout,
                           const sigset_t *signals)
 {
+    if (unconcerned(set))
+        return REAL(epoll_pwait)(set, events, events_max, timeout, signals);
     struct epoll_call call = {pwait_real, set, events, events_max, signals};
     return readiness_wait(&call, timeout_from_ms(timeout));
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "descriptors.h"
 #include "interpose.h"
 #include "passing.h"
 #include "reading.h"
@@ -16,12 +17,20 @@ ssize_t __recv_chk(int fd, void *buffer, size_t count, size_t size, int flags);
 ssize_t __recvfrom_chk(int fd, void *buffer, size_t count, size_t size, int flags,
                        struct sockaddr *from, socklen_t *length);
 
-INTERPOSE ssize_t read(int fd, void *buffer, size_t count)
+/* What is tracked is handled apart, so that the rest pays for no registers to be saved. */
+static __attribute__((noinline)) ssize_t read_tracked(int fd, void *buffer, size_t count)
 {
     struct reading reading = reading_begin(fd, count, 0);
     if (reading.refused)
         return -1;
     return reading_end(&reading, REAL(read)(fd, buffer, reading.allowed));
+}
+
+INTERPOSE ssize_t read(int fd, void *buffer, size_t count)
+{
+    if (descriptor_untracked(fd))
+        return REAL(read)(fd, buffer, count);
+    return read_tracked(fd, buffer, count);
 }
 
 INTERPOSE ssize_t __read(int fd, void *buffer, size_t count)
@@ -35,13 +44,21 @@ INTERPOSE ssize_t __read_chk(int fd, void *buffer, size_t count, size_t size)
     return count > size ? REAL(__read_chk)(fd, buffer, count, size) : read(fd, buffer, count);
 }
 
-INTERPOSE ssize_t readv(int fd, const struct iovec *vector, int count)
+static __attribute__((noinline)) ssize_t readv_tracked(int fd, const struct iovec *vector,
+                                                       int count)
 {
     struct reading_vector cut;
     struct reading reading = reading_begin_vector(fd, vector, count, 0, &cut);
     if (reading.refused)
         return -1;
     return reading_end(&reading, REAL(readv)(fd, cut.vector, (int)cut.count));
+}
+
+INTERPOSE ssize_t readv(int fd, const struct iovec *vector, int count)
+{
+    if (descriptor_untracked(fd))
+        return REAL(readv)(fd, vector, count);
+    return readv_tracked(fd, vector, count);
 }
 
 /* preadv2(2): with an offset of -1 this is readv, and only that works on a socket. */
@@ -67,12 +84,19 @@ INTERPOSE ssize_t preadv64v2(int fd, const struct iovec *vector, int count, off6
     return read_at(fd, vector, count, offset, flags);
 }
 
-INTERPOSE ssize_t recv(int fd, void *buffer, size_t count, int flags)
+static __attribute__((noinline)) ssize_t recv_tracked(int fd, void *buffer, size_t count, int flags)
 {
     struct reading reading = reading_begin(fd, count, flags);
     if (reading.refused)
         return -1;
     return reading_end(&reading, REAL(recv)(fd, buffer, reading.allowed, flags));
+}
+
+INTERPOSE ssize_t recv(int fd, void *buffer, size_t count, int flags)
+{
+    if (descriptor_untracked(fd))
+        return REAL(recv)(fd, buffer, count, flags);
+    return recv_tracked(fd, buffer, count, flags);
 }
 
 INTERPOSE ssize_t __recv_chk(int fd, void *buffer, size_t count, size_t size, int flags)
@@ -81,13 +105,22 @@ INTERPOSE ssize_t __recv_chk(int fd, void *buffer, size_t count, size_t size, in
                         : recv(fd, buffer, count, flags);
 }
 
-INTERPOSE ssize_t recvfrom(int fd, void *buffer, size_t count, int flags, struct sockaddr *from,
-                           socklen_t *length)
+static __attribute__((noinline)) ssize_t recvfrom_tracked(int fd, void *buffer, size_t count,
+                                                          int flags, struct sockaddr *from,
+                                                          socklen_t *length)
 {
     struct reading reading = reading_begin(fd, count, flags);
     if (reading.refused)
         return -1;
     return reading_end(&reading, REAL(recvfrom)(fd, buffer, reading.allowed, flags, from, length));
+}
+
+INTERPOSE ssize_t recvfrom(int fd, void *buffer, size_t count, int flags, struct sockaddr *from,
+                           socklen_t *length)
+{
+    if (descriptor_untracked(fd))
+        return REAL(recvfrom)(fd, buffer, count, flags, from, length);
+    return recvfrom_tracked(fd, buffer, count, flags, from, length);
 }
 
 INTERPOSE ssize_t __recvfrom_chk(int fd, void *buffer, size_t count, size_t size, int flags,

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "descriptors.h"
 #include "interpose.h"
 #include "passing.h"
 #include "real.h"
@@ -21,7 +22,8 @@ static ssize_t send_bytes(int fd, struct flow *flow, const void *bytes, size_t c
     return writing_message(fd, flow, &message, flags);
 }
 
-INTERPOSE ssize_t write(int fd, const void *bytes, size_t count)
+/* What is tracked is handled apart, so that the rest pays for no registers to be saved. */
+static __attribute__((noinline)) ssize_t write_tracked(int fd, const void *bytes, size_t count)
 {
     struct flow *flow = flow_of(fd);
     if (!flow)
@@ -32,6 +34,13 @@ INTERPOSE ssize_t write(int fd, const void *bytes, size_t count)
     ssize_t result = REAL(write)(fd, bytes, count);
     writing_passed(fd, flow, count, result, true);
     return result;
+}
+
+INTERPOSE ssize_t write(int fd, const void *bytes, size_t count)
+{
+    if (descriptor_untracked(fd))
+        return REAL(write)(fd, bytes, count);
+    return write_tracked(fd, bytes, count);
 }
 
 INTERPOSE ssize_t __write(int fd, const void *bytes, size_t count)
@@ -47,7 +56,8 @@ static size_t total(const struct iovec *vector, int count)
     return bytes;
 }
 
-INTERPOSE ssize_t writev(int fd, const struct iovec *vector, int count)
+static __attribute__((noinline)) ssize_t writev_tracked(int fd, const struct iovec *vector,
+                                                        int count)
 {
     struct flow *flow = count > 0 && count <= IOV_MAX ? flow_of(fd) : NULL;
     if (!flow)
@@ -58,6 +68,13 @@ INTERPOSE ssize_t writev(int fd, const struct iovec *vector, int count)
     ssize_t result = REAL(writev)(fd, vector, count);
     writing_passed(fd, flow, total(vector, count), result, true);
     return result;
+}
+
+INTERPOSE ssize_t writev(int fd, const struct iovec *vector, int count)
+{
+    if (descriptor_untracked(fd))
+        return REAL(writev)(fd, vector, count);
+    return writev_tracked(fd, vector, count);
 }
 
 /* preadv2(2): with an offset of -1 this is writev, and only that works on a socket. */
@@ -85,7 +102,8 @@ INTERPOSE ssize_t pwritev64v2(int fd, const struct iovec *vector, int count, off
     return write_at(fd, vector, count, offset, flags);
 }
 
-INTERPOSE ssize_t send(int fd, const void *bytes, size_t count, int flags)
+static __attribute__((noinline)) ssize_t send_tracked(int fd, const void *bytes, size_t count,
+                                                      int flags)
 {
     struct flow *flow = flow_of(fd);
     if (!flow)
@@ -96,6 +114,13 @@ INTERPOSE ssize_t send(int fd, const void *bytes, size_t count, int flags)
     ssize_t result = REAL(send)(fd, bytes, count, flags);
     writing_passed(fd, flow, count, result, true);
     return result;
+}
+
+INTERPOSE ssize_t send(int fd, const void *bytes, size_t count, int flags)
+{
+    if (descriptor_untracked(fd))
+        return REAL(send)(fd, bytes, count, flags);
+    return send_tracked(fd, bytes, count, flags);
 }
 
 INTERPOSE ssize_t __send(int fd, const void *bytes, size_t count, int flags)

@@ -87,8 +87,18 @@ static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *
 
 /* --- poll --- */
 
+static bool all_untracked(const struct pollfd *fds, nfds_t count)
+{
+    for (nfds_t i = 0; i < count; i++)
+        if (!descriptor_untracked(fds[i].fd))
+            return false;
+    return true;
+}
+
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
 {
+    if (all_untracked(fds, count) && !(service_active() && !in_vfork_child && flows_mode()))
+        return false;
     if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
         return false;
     bool pause = flows_mode() & FLOWS_PAUSE;

@@ -46,10 +46,9 @@ def clear():
 
 def instructions(call, tracked, times, environment):
     result = subprocess.run(
-        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "env",
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--trace-children=yes", "env",
          *(f"{key}={value}" for key, value in environment.items()), BUILD + "/tests/calls", call, tracked, str(times)],
-        capture_output=True, text=True, env={**os.environ, "VALGRIND_LIB": os.environ.get("VALGRIND_LIB", "")} if
-        os.environ.get("VALGRIND_LIB") else None, check=True)
+        capture_output=True, text=True, check=True)
     return int(re.findall(r"Collected : (\d+)", result.stderr)[-1])
 
 
