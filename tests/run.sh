@@ -97,7 +97,6 @@ step "symbols" tests/unit/test_symbols.sh
 step "units" units
 step "semantics of accept and of waiting" semantics
 step "semantics of reading and writing" output
-step "signal handlers, forks, cancellation, small stacks" stress
 step "ways to accept and to close" build/tests/test_styles
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
@@ -109,8 +108,9 @@ step "buffers of real servers" build/tests/test_buffers
 step "full-duplex streams" build/tests/test_duplex
 step "queue depths, by the probe and without" build/tests/test_depth
 step "bad input and damage" build/tests/test_trust
-# Leaves tens of thousands of sockets in TIME-WAIT, which make comparing with the kernel dear for a minute.
+# These two leave tens of thousands of sockets in TIME-WAIT, which make comparing with the kernel dear for a minute.
 step "scale" scale
+step "signal handlers, forks, cancellation, small stacks" stress
 step "every interleaving, in a model" tests/model/check.sh
 step "hostile input" hostile
 step "beside other libraries and under tools" /usr/bin/python3 tests/servers/test_neighbours.py

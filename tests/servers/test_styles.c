@@ -21,6 +21,8 @@
 #define CLIENTS 120
 #define STANDS_MS 150
 #define WITHIN_MS 30000
+/* Who is found only by comparing with the kernel is found at a bounded rate. */
+#define FOLLOW_WITHIN_S 90.0
 
 struct style {
     const char *name;
@@ -164,7 +166,7 @@ static void keeps_its_ceiling(void **state)
     assert_true(spent * 10 <= STANDS_MS / 2);
 
     size_t left = 0;
-    double started = seconds_now(), deadline = started + WITHIN_MS / 1000.0;
+    double started = seconds_now(), deadline = started + FOLLOW_WITHIN_S;
     while (left < CLIENTS && seconds_now() < deadline) {
         left += crowd_leave(&crowd);
         crowd_step(&crowd, 20);
