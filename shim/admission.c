@@ -37,8 +37,8 @@
 /* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn.
  */
 #define REFUSALS_PER_CALL 64
-#define WAIT_SAMPLE_EVERY_NS (10 * MILLISECOND)
 #define REFUSALS_PER_BILL 16
+#define WAIT_SAMPLE_EVERY_NS (10 * MILLISECOND) /* of accept waits, without queue-delay */
 /* So many EAGAINs without a wait in between are a loop that the shim cannot see into. */
 #define IDLE_ACCEPTS 16
 #define IDLE_NAP_NS (2 * MILLISECOND)
@@ -79,15 +79,9 @@ static bool anybody_exempt(void)
     return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
 }
 
-static void detach_if_overwritten(void)
-{
-    if (service_active() && __builtin_expect(!segment_intact(service.segment), 0))
-        service_detach("its control segment was overwritten");
-}
-
 bool admission_active(void)
 {
-    detach_if_overwritten();
+    bool active = service_intact();
     if (__builtin_expect(atomic_load_explicit(&service.detached, memory_order_relaxed), 0) &&
         atomic_exchange(&service.detached, false)) {
         int saved = errno;
@@ -95,7 +89,7 @@ bool admission_active(void)
         listeners_release();
         errno = saved;
     }
-    return service_active();
+    return active;
 }
 
 bool admission_shut(void)
@@ -224,11 +218,12 @@ static void lock_listener(struct listener *listener)
             atomic_compare_exchange_strong(lock, &holder, started))
             return;
         holder = 0;
-        if (++turns <= LOCK_YIELDS)
+        if (++turns <= LOCK_YIELDS) {
             kernel_call(SYS_sched_yield);
-        else
-            kernel_call(SYS_nanosleep, &nap, NULL);
-        if (turns > LOCK_YIELDS && nap.tv_nsec < LOCK_NAP_LONGEST_NS)
+            continue;
+        }
+        kernel_call(SYS_nanosleep, &nap, NULL);
+        if (nap.tv_nsec < LOCK_NAP_LONGEST_NS)
             nap.tv_nsec *= 2;
     }
 }

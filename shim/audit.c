@@ -208,12 +208,9 @@ static bool counts(const struct segment_conn *conn, struct counted what)
 static uint32_t recount(struct counted what)
 {
     struct segment *segment = service.segment;
-    uint32_t used = atomic_load(&segment->processes_used), count = 0;
-
     /* Changes first, slots second: one that ends in between is counted twice, never not at all. */
-    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES && !what.credit; i++)
-        count += atomic_load(&segment->process[i].pending);
-    used = atomic_load(&segment->conns_used);
+    uint32_t count = what.credit ? 0 : (uint32_t)connections_changing();
+    uint32_t used = atomic_load(&segment->conns_used);
     for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
         if (conn_phase(atomic_load(&segment->conn_state[slot])) != CONN_FREE &&
             counts(&segment->conn[slot], what))
@@ -244,16 +241,6 @@ static void mend_credit(struct gauge *gauge, uint32_t holder)
         gauge_mend(gauge, seen, truth);
 }
 
-static bool anybody_at_work(void)
-{
-    const struct segment *segment = service.segment;
-    uint32_t used = atomic_load(&segment->processes_used);
-    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
-        if (atomic_load(&segment->process[i].pending))
-            return true;
-    return false;
-}
-
 /*
  * A process killed while it filled or emptied a slot leaves it half way. Whoever is at work on a
  * slot has `pending` raised all the while: a slot that was half way before nobody had, and still is
@@ -275,7 +262,7 @@ static void free_orphans(void)
         half_way[found].slot = slot;
         half_way[found++].state = state;
     }
-    if (found == 0 || anybody_at_work())
+    if (found == 0 || connections_changing() > 0)
         return;
     for (uint32_t i = 0; i < found; i++)
         freed += connections_free_orphan(half_way[i].slot, half_way[i].state);

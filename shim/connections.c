@@ -35,6 +35,16 @@ static void change_ends(void)
     atomic_fetch_sub(&service_self()->pending, 1);
 }
 
+uint64_t connections_changing(void)
+{
+    const struct segment *segment = service.segment;
+    uint32_t used = atomic_load(&segment->processes_used);
+    uint64_t changing = 0;
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+        changing += atomic_load(&segment->process[i].pending);
+    return changing;
+}
+
 /* The slot of a tracked descriptor, or NULL when it was freed since. */
 static struct segment_conn *open_slot(descriptor what)
 {
@@ -127,10 +137,8 @@ enum reservation connections_reserve(void)
     struct segment *segment = service.segment;
     struct segment_process *self = service_self();
 
-    if (!segment_intact(segment)) {
-        service_detach("its control segment was overwritten");
+    if (!service_intact())
         return RESERVED;
-    }
     if (atomic_load(&segment->admission) != ADMISSION_OPEN)
         return RESERVATION_PAUSED;
     if (!credit_room())
@@ -175,15 +183,11 @@ static bool reached(const struct gauge *gauge, uint64_t reserved, uint64_t ceili
 bool connections_full_for_certain(void)
 {
     struct segment *segment = service.segment;
-    uint64_t reserved = 0;
 
     audit_run();
     if (!credit_room())
         credit_reclaim();
-    uint32_t used = atomic_load(&segment->processes_used);
-    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
-        reserved += atomic_load(&segment->process[i].pending);
-    return reached(&segment->conns, reserved, total_ceiling()) ||
+    return reached(&segment->conns, connections_changing(), total_ceiling()) ||
            reached(&service_self()->conns, atomic_load(&service_self()->pending), own_ceiling()) ||
            !credit_room();
 }

@@ -28,6 +28,9 @@ enum reservation {
 enum reservation connections_reserve(void);
 void connections_cancel(void);
 
+/* Changes of slots that are under way in the service's processes. */
+uint64_t connections_changing(void);
+
 /* What connections_reserve would say now, reserving nothing. */
 enum reservation connections_room(void);
 

@@ -92,6 +92,12 @@ static inline uint32_t flows_mode(void)
     return atomic_load_explicit(&flows_mode_now, memory_order_relaxed);
 }
 
+/* The same where nothing may be in force at all: outside a service, and in a vfork child. */
+static inline uint32_t flows_mode_here(void)
+{
+    return service_active() && !in_vfork_child ? flows_mode() : 0;
+}
+
 /* The flow of a tracked connection's slot; what an earlier connection left in it is gone. */
 static inline struct flow *flow_at(descriptor what)
 {
@@ -110,8 +116,7 @@ struct flow *flow_at_slot(uint32_t slot);
 static inline struct flow *flow_of(int fd)
 {
     descriptor what = descriptor_at(fd);
-    if (__builtin_expect(descriptor_kind(what) != DESCRIPTOR_CONN, 1) || !service_active() ||
-        in_vfork_child || !flows_mode())
+    if (__builtin_expect(descriptor_kind(what) != DESCRIPTOR_CONN, 1) || !flows_mode_here())
         return NULL;
     return flow_at(what);
 }

@@ -32,7 +32,8 @@ struct histogram_reading {
 
 void histogram_read(const struct histogram *histogram, struct histogram_reading *reading);
 
-/* What came to `later` after `earlier` was read. A count that went back, as nobody's can, is 0. */
+/* What came to `later` after `earlier` was read. A count that went back was scribbled on, and gives
+ * 0. */
 void histogram_since(const struct histogram_reading *earlier, const struct histogram_reading *later,
                      struct histogram_reading *difference);
 

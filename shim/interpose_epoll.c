@@ -5,7 +5,6 @@
 #include "interpose.h"
 #include "readiness.h"
 #include "real.h"
-#include "service.h"
 
 #include <limits.h>
 
@@ -49,7 +48,7 @@ static int pwait2_real(const struct epoll_call *call, int64_t timeout_ns)
 /* A set without listeners, while no limit on bytes is in force: nothing to look after. */
 static bool unconcerned(int set)
 {
-    if (!descriptor_untracked(set) || (service_active() && !in_vfork_child && flows_mode()))
+    if (!descriptor_untracked(set) || flows_mode_here())
         return false;
     admission_thread_waits();
     return true;

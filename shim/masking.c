@@ -97,7 +97,7 @@ static bool all_untracked(const struct pollfd *fds, nfds_t count)
 
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
 {
-    if (all_untracked(fds, count) && !(service_active() && !in_vfork_child && flows_mode()))
+    if (all_untracked(fds, count) && !flows_mode_here())
         return false;
     if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
         return false;

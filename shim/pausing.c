@@ -444,7 +444,7 @@ static int wait_in_epoll(void *argument)
 
 int pausing_wait(const struct epoll_call *call, int64_t timeout_ns)
 {
-    uint32_t mode = service_active() && !in_vfork_child ? flows_mode() : 0;
+    uint32_t mode = flows_mode_here();
     if (!mode || call->events_max <= 0)
         return call->wait(call, timeout_ns);
     if (told_count)

@@ -60,6 +60,17 @@ void service_start(void);
  */
 void service_detach(const char *why);
 
+/* Whether the service is active and its segment in order; lets go of one that was overwritten. */
+static inline bool service_intact(void)
+{
+    if (!service_active())
+        return false;
+    if (__builtin_expect(segment_intact(service.segment), 1))
+        return true;
+    service_detach("its control segment was overwritten");
+    return false;
+}
+
 /* One line on stderr, `backpressure: ...`. Async-signal-safe. */
 void service_say(const char *text, const char *detail);
 
