@@ -310,13 +310,12 @@ static int judge_mapped(struct report *report, pid_t pid, const struct sockets *
                         "stderr when it started");
         status = conclude(report, false, "%d: limits do not reach it", (int)pid);
     } else {
-        because(
-            report,
-            "so far: %" PRIu64 " accepted, %" PRIu64 " held, %" PRIu64 " shed, %" PRIu64
-            " reads paused, %" PRIu64 " connects; %" PRIu64 " connections open",
-            counter[COUNTER_ACCEPTED], counter[COUNTER_HELD],
-            counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] + counter[COUNTER_SHED_LATE],
-            counter[COUNTER_READS_PAUSED], counter[COUNTER_CONNECTS], membership->process.conns);
+        because(report,
+                "so far: %" PRIu64 " accepted, %" PRIu64 " held, %" PRIu64 " shed, %" PRIu64
+                " reads paused, %" PRIu64 " connects; %" PRIu64 " connections open",
+                counter[COUNTER_ACCEPTED], counter[COUNTER_HELD], shed_in_all(counter),
+                counter[COUNTER_READS_PAUSED], counter[COUNTER_CONNECTS],
+                membership->process.conns);
         if (sockets && sockets->connections > membership->process.conns + counter[COUNTER_EXEMPTED])
             because(report,
                     "the kernel knows %u connections on its listeners: the others came past "

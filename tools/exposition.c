@@ -4,7 +4,6 @@
 #include "services.h"
 
 #include <inttypes.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,11 +35,6 @@ struct family {
 
 /* --- lines --- */
 
-static void put_labels(const struct page *page, const struct service *service)
-{
-    fprintf(page->out, "{service=\"%s\",user=\"%s\"", service->name, service->user);
-}
-
 /* A label's value: OpenMetrics escapes these three, and a view has printable ASCII only. */
 static void put_label(const struct page *page, const char *name, const char *value)
 {
@@ -56,8 +50,8 @@ static void put_label(const struct page *page, const char *name, const char *val
 static void begin(const struct page *page, const struct family *family, const char *suffix,
                   const struct service *service)
 {
-    fprintf(page->out, "backpressure_%s%s", family->name, suffix);
-    put_labels(page, service);
+    fprintf(page->out, "backpressure_%s%s{service=\"%s\"", family->name, suffix, service->name);
+    put_label(page, "user", service->user);
 }
 
 static void end(const struct page *page, double value)
@@ -333,15 +327,6 @@ static void put_family(const struct page *page, const struct family *family)
 
 /* --- the page --- */
 
-static void user_name(uid_t uid, char *out, size_t size)
-{
-    const struct passwd *user = getpwuid(uid);
-    if (user && strpbrk(user->pw_name, "\"\\\n") == NULL)
-        snprintf(out, size, "%s", user->pw_name);
-    else
-        snprintf(out, size, "%u", (unsigned)uid);
-}
-
 static void add_service(struct service_file *file, enum segment_result result, void *context)
 {
     struct page *page = context;
@@ -362,7 +347,7 @@ static void add_service(struct service_file *file, enum segment_result result, v
     service_watch(file);
     service_view(file, service->view);
     snprintf(service->name, sizeof service->name, "%s", file->name);
-    user_name(file->owner, service->user, sizeof service->user);
+    owner_name(file->owner, service->user, sizeof service->user);
     page->services++;
 }
 

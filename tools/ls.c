@@ -5,7 +5,6 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
-#include <pwd.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -37,15 +36,6 @@ static int fullness(const struct service_view *view)
                 &full);
     }
     return full < 0 ? -1 : (int)(full * 100);
-}
-
-static void owner_name(uid_t owner, char *out, size_t size)
-{
-    const struct passwd *user = getpwuid(owner);
-    if (user)
-        snprintf(out, size, "%s", user->pw_name);
-    else
-        snprintf(out, size, "%u", owner);
 }
 
 static void add_json(struct listing *listing, const struct service_file *service, const char *owner,

@@ -8,19 +8,13 @@ static double rate(uint64_t before, uint64_t after, double seconds)
     return seconds > 0 && after > before ? (double)(after - before) / seconds : 0;
 }
 
-static uint64_t shed(const struct service_view *view)
-{
-    return view->totals[COUNTER_SHED_BUSY] + view->totals[COUNTER_SHED_RESET] +
-           view->totals[COUNTER_SHED_LATE];
-}
-
 void rates_between(const struct service_view *before, const struct service_view *after,
                    double seconds, struct rates *rates)
 {
     const uint64_t *then = before->totals, *now = after->totals;
     rates->admitted = rate(then[COUNTER_ACCEPTED], now[COUNTER_ACCEPTED], seconds);
     rates->held = rate(then[COUNTER_HELD], now[COUNTER_HELD], seconds);
-    rates->shed = rate(shed(before), shed(after), seconds);
+    rates->shed = rate(shed_in_all(then), shed_in_all(now), seconds);
     rates->reads_paused = rate(then[COUNTER_READS_PAUSED], now[COUNTER_READS_PAUSED], seconds);
     rates->connect_retries =
         rate(then[COUNTER_CONNECT_RETRIES], now[COUNTER_CONNECT_RETRIES], seconds);

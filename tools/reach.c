@@ -9,13 +9,14 @@ static const struct {
     unsigned trait;
     const char *text;
 } obstacles[] = {
+    /* First: no other way of linking it would help. */
+    {PROGRAM_GO, "a Go program, whose runtime accepts and writes without libc"},
     {PROGRAM_SET_ID, "set-user-ID or set-group-ID, so ld.so preloads nothing into it"},
     {PROGRAM_CAPABILITIES, "has file capabilities, so ld.so preloads nothing into it"},
     {PROGRAM_OTHER_ABI, "a program of another machine or a 32-bit program, which cannot load this "
                         "64-bit library"},
     {PROGRAM_STATIC, "statically linked, so nothing can be preloaded into it"},
     {PROGRAM_OTHER_LIBC, "linked with musl, whose loader cannot load a library made for glibc"},
-    {PROGRAM_GO, "a Go program, whose runtime accepts and writes without libc"},
 };
 
 static const struct {
@@ -29,9 +30,6 @@ static const struct {
 
 const char *reach_obstacle(const struct program *program)
 {
-    /* Static programs of Go are told as what they are: no other way of linking would help. */
-    if (program->traits & PROGRAM_GO)
-        return obstacles[sizeof obstacles / sizeof *obstacles - 1].text;
     for (size_t i = 0; i < sizeof obstacles / sizeof *obstacles; i++)
         if (program->traits & obstacles[i].trait)
             return obstacles[i].text;

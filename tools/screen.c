@@ -248,8 +248,7 @@ static void put_detail(const struct watched *service)
         char buffer[16];
         put_line(0, "  %8d %-16s %7" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9s %8" PRIu64,
                  (int)process->pid, process->command, process->conns, counter[COUNTER_ACCEPTED],
-                 counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] +
-                     counter[COUNTER_SHED_LATE],
+                 shed_in_all(counter),
                  short_figure((double)counter[COUNTER_BUFFER], 1024, buffer, sizeof buffer),
                  counter[COUNTER_READS_PAUSED]);
     }

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -280,6 +281,20 @@ void clean_text(const _Atomic uint64_t *words, size_t length, char *out, size_t 
         end++;
     }
     out[end] = '\0';
+}
+
+uint64_t shed_in_all(const uint64_t counter[COUNTERS])
+{
+    return counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] + counter[COUNTER_SHED_LATE];
+}
+
+void owner_name(uid_t owner, char *out, size_t size)
+{
+    const struct passwd *user = getpwuid(owner);
+    if (user)
+        snprintf(out, size, "%s", user->pw_name);
+    else
+        snprintf(out, size, "%u", owner);
 }
 
 const char *counter_name(unsigned counter)

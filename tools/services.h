@@ -127,6 +127,12 @@ uint64_t limit_of_process(const struct service_view *view, const struct process_
 /* A string from a segment: `out` gets at most `size - 1` printable ASCII bytes. */
 void clean_text(const _Atomic uint64_t *words, size_t length, char *out, size_t size);
 
+/* How many clients were turned away, in whatever way. */
+uint64_t shed_in_all(const uint64_t counter[COUNTERS]);
+
+/* The user's name, or its number when it has none. */
+void owner_name(uid_t owner, char *out, size_t size);
+
 /* The name of a counter as the contract has it. */
 const char *counter_name(unsigned counter);
 

@@ -200,9 +200,7 @@ static void print_service(const struct service_file *service, const struct servi
         printf("  %8d %-16s %8" PRIu64 " %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64
                " %10" PRIu64 " %10" PRIu64 " ",
                (int)process->pid, process->command, process->conns, counter[COUNTER_CONNS_PEAK],
-               counter[COUNTER_ACCEPTED], counter[COUNTER_HELD],
-               counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] +
-                   counter[COUNTER_SHED_LATE],
+               counter[COUNTER_ACCEPTED], counter[COUNTER_HELD], shed_in_all(counter),
                counter[COUNTER_BUFFER], counter[COUNTER_READS_PAUSED]);
         print_own_limits(&view->limits, process);
         if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
