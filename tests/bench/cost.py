@@ -21,17 +21,12 @@ import sys
 import tempfile
 import time
 
-BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
+from overload import BUILD, CORES, HALF, answers, free_port, on_cores, wait_until
+
 SHIM = BUILD + "/libbackpressure.so"
 GENEROUS = "total-conns=50000 conns=40000"
 CALLS = "read recv write send writev poll select epoll_wait fcntl close".split()
-CORES = sorted(os.sched_getaffinity(0))
-HALF = len(CORES) // 2
 TRICKLE = f"/usr/lib/{os.uname().machine}-linux-gnu/trickle/trickle-overload.so"
-
-
-def on_cores(cores, command):
-    return ["taskset", "-c", ",".join(map(str, cores))] + command if HALF else command
 
 
 def shimmed(limits=GENEROUS):
@@ -78,22 +73,6 @@ def calls():
 
 # --- rates ---
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(port):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
-            if probe.getsockname() != probe.getpeername():
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"cost.py: nothing listens on {port}")
-
-
 NGINX = """daemon off; pid {d}/pid; error_log {d}/error; worker_processes 1; events {{ worker_connections 4096; }}
 http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {d}/b; proxy_temp_path {d}/p;
  fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
@@ -136,7 +115,7 @@ class Bench:
         pass
 
     def ready(self):
-        wait_for(self.port)
+        wait_until(lambda: answers(self.port), f"{self.name} on its port", 60)
 
     def file(self, name, text):
         path = f"{self.directory}/{name}"
@@ -286,7 +265,7 @@ def one(bench, environment, seconds, haproxy=False):
         proxy = subprocess.Popen(on_cores(CORES[:HALF], ["haproxy", "-db", "-f", config]), stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL)
         try:
-            wait_for(front)
+            wait_until(lambda: answers(front), "haproxy", 60)
             return ask(bench, front, seconds)
         finally:
             proxy.terminate()

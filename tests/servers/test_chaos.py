@@ -7,6 +7,7 @@ processes stopped, limits changed 50 times a second, segments scribbled on, memo
 """
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -21,7 +22,9 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
+
+import harness
+from harness import free_port, run_tests
 
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 BPCTL = BUILD + "/bpctl"
@@ -33,6 +36,7 @@ BODY = random.Random(1).randbytes(200_000)
 SEGMENT_HEAD = 4096
 seconds = 4.0
 PATIENCE_S = 15
+wait_until = functools.partial(harness.wait_until, patience=PATIENCE_S)
 
 FORKING = """
 import http.server, os, signal, socketserver, sys
@@ -51,22 +55,6 @@ http {{ access_log off; client_body_temp_path {directory}/b; proxy_temp_path {di
  fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
  server {{ listen 127.0.0.1:{port} backlog=256; root {directory}; }} }}
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(condition, what, patience=PATIENCE_S):
-    deadline = time.monotonic() + patience
-    while True:
-        outcome = condition()
-        if outcome:
-            return outcome
-        assert time.monotonic() < deadline, f"{what() if callable(what) else what} did not come about"
-        time.sleep(0.02)
 
 
 def bpctl(*arguments, **more):
@@ -479,7 +467,7 @@ def scribbling(kind):
         with file:
             file.seek(0)
             file.write(bytes(8))
-            wait_until(lambda: service.fetch(2) == "whole", f"an answer without the segment:\n{service.log()}", 40)
+            wait_until(lambda: service.fetch(2) == "whole", f"an answer without the segment:\n{service.log()}", patience=40)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -503,20 +491,7 @@ def main():
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     seconds = options.seconds
-    tests = [(name[5:].replace("_", " "), test) for name, test in globals().items() if name.startswith("test_")]
-    failed = ran = 0
-    for name, test in tests:
-        if options.names and not any(part in name for part in options.names):
-            continue
-        ran += 1
-        try:
-            test()
-            print(f"  passed  {name}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"  FAILED  {name}\n{traceback.format_exc()}", flush=True)
-    print(f"{ran - failed} passed, {failed} failed")
-    return 1 if failed or not ran else 0
+    return run_tests(globals(), options.names)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,11 @@ import tempfile
 import threading
 import time
 
+from harness import free_port
+
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 RUNTIME = os.environ.get("SANITIZER_RUNTIME", "")
 PYTHON = "/usr/bin/python3"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Service:

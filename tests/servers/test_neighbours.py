@@ -6,6 +6,7 @@ built with ASan; in a chroot, after setuid, in new namespaces: servers serve, an
     test_neighbours.py [NAME]...      only tests whose name contains one of these
 """
 import contextlib
+import functools
 import json
 import os
 import re
@@ -13,13 +14,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
+
+import harness
+from harness import free_port, run_tests
 
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 BPCTL = BUILD + "/bpctl"
 SHIM = BUILD + "/libbackpressure.so"
 PYTHON = "/usr/bin/python3"
+wait_until = functools.partial(harness.wait_until, patience=30)
 CEILING = 3
 LIBDIR = f"/usr/lib/{os.uname().machine}-linux-gnu"
 NEIGHBOURS = {
@@ -62,19 +65,6 @@ for number in range(int(sys.argv[2])):
         raise SystemExit("other bytes: %r" % answer)
 print(len(held), refused)
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(condition, what, patience=30):
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, f"{what() if callable(what) else what} did not come about"
-        time.sleep(0.05)
 
 
 class Guest:
@@ -124,7 +114,7 @@ class Guest:
                 self.answer = asked.stdout + asked.stderr
                 return asked.stdout.strip() == f"{inside} {clients - inside}"
             wait_until(lambda: self.process.poll() is not None or ask(),
-                       lambda: f"{inside} of {clients} inside (was: {self.answer}; {self.said()})", patience)
+                       lambda: f"{inside} of {clients} inside (was: {self.answer}; {self.said()})", patience=patience)
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.said()}"
         return self.said()
 
@@ -260,22 +250,5 @@ def test_with_the_highest_descriptors_there_are():
         guest.check()
 
 
-def main():
-    tests = [(name[5:].replace("_", " "), test) for name, test in globals().items() if name.startswith("test_")]
-    failed = ran = 0
-    for name, test in tests:
-        if len(sys.argv) > 1 and not any(part in name for part in sys.argv[1:]):
-            continue
-        ran += 1
-        try:
-            test()
-            print(f"  passed  {name}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"  FAILED  {name}\n{traceback.format_exc()}", flush=True)
-    print(f"{ran - failed} passed, {failed} failed")
-    return 1 if failed or not ran else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tests(globals(), sys.argv[1:]))

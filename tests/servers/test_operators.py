@@ -4,6 +4,7 @@
 
     test_operators.py [NAME]...      only tests whose name contains one of these
 """
+import functools
 import json
 import os
 import re
@@ -14,26 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+
+import harness
+from harness import free_port, run_tests
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 BUILD = os.path.abspath(os.environ.get("BUILD", ROOT + "/build"))
 BPCTL = BUILD + "/bpctl"
 PYTHON = "/usr/bin/python3"
+wait_until = functools.partial(harness.wait_until, patience=20)
 COMMANDS = "run ls show set pause resume drain top depth events metrics check probe".split()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(condition, what, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about"
-        time.sleep(0.02)
 
 
 def run(*command, **more):
@@ -577,22 +568,5 @@ def test_what_a_service_says_of_itself_cannot_steer_a_terminal():
         bpctl("ls")
 
 
-def main():
-    tests = [(name[5:].replace("_", " "), test) for name, test in globals().items() if name.startswith("test_")]
-    failed = ran = 0
-    for name, test in tests:
-        if len(sys.argv) > 1 and not any(part in name for part in sys.argv[1:]):
-            continue
-        ran += 1
-        try:
-            test()
-            print(f"  passed  {name}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"  FAILED  {name}\n{traceback.format_exc()}", flush=True)
-    print(f"{ran - failed} passed, {failed} failed")
-    return 1 if failed or not ran else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tests(globals(), sys.argv[1:]))

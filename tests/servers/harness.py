@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+"""What the tests in Python share: ports, waiting for a condition, and running those that were asked for."""
+import socket
+import time
+import traceback
+
+
+def free_port():
+    """One that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition, what, patience):
+    """Waits for the condition, so many seconds, and returns what it came to. `what` is for people, or tells it."""
+    deadline = time.monotonic() + patience
+    while True:
+        outcome = condition()
+        if outcome:
+            return outcome
+        assert time.monotonic() < deadline, f"{what() if callable(what) else what} did not come about"
+        time.sleep(0.02)
+
+
+def run_tests(functions, names):
+    """Runs each test_... of `functions` whose name contains one of `names`, or all; returns the exit code."""
+    tests = [(name[5:].replace("_", " "), test) for name, test in functions.items() if name.startswith("test_")]
+    failed = ran = 0
+    for name, test in tests:
+        if names and not any(part in name for part in names):
+            continue
+        ran += 1
+        try:
+            test()
+            print(f"  passed  {name}", flush=True)
+        except Exception:  # pylint: disable=broad-except
+            failed += 1
+            print(f"  FAILED  {name}\n{traceback.format_exc()}", flush=True)
+    print(f"{ran - failed} passed, {failed} failed")
+    return 1 if failed or not ran else 0
