@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define READS_OF_A_STUCK_WRITE 1000
+#define READS_WHILE_LIMITS_MOVE 10000
 
 static void close_quietly(int fd)
 {
@@ -240,17 +240,16 @@ int segment_backlog(const struct segment *segment, int asked)
 
 void segment_read_limits(const struct segment *segment, struct limits *limits)
 {
-    /* A writer that was killed half way leaves an odd sequence for good: then take what is there.
+    /* A latch: one of the two copies is whole at any moment, so neither a writer that was preempted
+     * nor one that was killed half way makes anybody wait or guess. Only a write that ends
+     * meanwhile asks for another try.
      */
-    uint32_t stuck_at = 0;
-    for (unsigned stuck = 0; stuck < READS_OF_A_STUCK_WRITE;) {
-        uint32_t before = atomic_load(&segment->limits_sequence);
-        words_load(limits, segment->limit, sizeof *limits);
+    for (unsigned tries = 0; tries < READS_WHILE_LIMITS_MOVE; tries++) {
+        uint32_t sequence = atomic_load(&segment->limits_sequence);
+        words_load(limits, sequence & 1 ? segment->limit_before : segment->limit, sizeof *limits);
         atomic_thread_fence(memory_order_acquire);
-        if (!(before & 1) && atomic_load(&segment->limits_sequence) == before)
+        if (atomic_load(&segment->limits_sequence) == sequence)
             break;
-        stuck = before == stuck_at ? stuck + 1 : 0;
-        stuck_at = before;
     }
     if (limits->value[LIMIT_EXEMPT] > LIMIT_NETWORKS_MAX)
         limits->value[LIMIT_EXEMPT] = LIMIT_NETWORKS_MAX;
@@ -260,8 +259,15 @@ void segment_read_limits(const struct segment *segment, struct limits *limits)
 
 void segment_write_limits(struct segment *segment, const struct limits *limits)
 {
-    uint32_t sequence = atomic_load(&segment->limits_sequence) | 1;
-    atomic_store(&segment->limits_sequence, sequence);
+    uint32_t sequence = atomic_load(&segment->limits_sequence);
+    if (!(sequence & 1)) { /* else a writer was killed, and what stood before it still stands */
+        atomic_thread_fence(memory_order_release);
+        for (size_t i = 0; i < SEGMENT_LIMIT_WORDS; i++)
+            atomic_store_explicit(&segment->limit_before[i],
+                                  atomic_load_explicit(&segment->limit[i], memory_order_relaxed),
+                                  memory_order_relaxed);
+        atomic_store(&segment->limits_sequence, ++sequence);
+    }
     atomic_thread_fence(memory_order_release);
     words_store(segment->limit, limits, sizeof *limits);
     atomic_store(&segment->limits_sequence, sequence + 1);

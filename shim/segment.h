@@ -20,7 +20,7 @@
 #include <sys/types.h>
 
 #define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
-#define SEGMENT_VERSION 4
+#define SEGMENT_VERSION 5
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PROCESSES 2048
@@ -212,7 +212,7 @@ struct segment {
     _Atomic uint64_t created_ns; /* CLOCK_REALTIME */
     _Atomic uint64_t network;    /* inode of the network namespace */
     _Atomic uint64_t pid_namespace;
-    _Atomic uint32_t limits_sequence; /* odd while bpctl writes */
+    _Atomic uint32_t limits_sequence; /* odd while bpctl writes: then limit_before counts */
     _Atomic uint32_t admission;       /* enum admission_switch */
     _Atomic uint32_t room;            /* futex: moves whenever a slot may have become free */
     _Atomic uint32_t room_awaited;    /* somebody sleeps on it */
@@ -239,7 +239,8 @@ struct segment {
     _Atomic uint64_t retired[COUNTERS];     /* from processes that are gone */
     _Atomic uint64_t conns_peak;
     _Atomic uint64_t events_next;
-    _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS]; /* struct limits, word by word */
+    _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS];        /* struct limits, word by word */
+    _Atomic uint64_t limit_before[SEGMENT_LIMIT_WORDS]; /* whole while limit is being written */
     struct segment_listener listener[SEGMENT_LISTENERS];
     struct segment_destination destination[SEGMENT_DESTINATIONS];
     struct segment_event event[SEGMENT_EVENTS];

@@ -228,6 +228,38 @@ static void limits_are_read_whole(void **state)
     drop(shared);
 }
 
+/* A writer killed half way: what it had not finished does not count, and the next one ends it. */
+static void half_written_limits_do_not_count(void **state)
+{
+    struct limits mine, read;
+    bool created;
+    (void)state;
+    assert_int_equal(join("half", &shared, &created), SEGMENT_OK);
+    limits_defaults(&mine);
+    mine.value[LIMIT_CONNS] = 1;
+    mine.value[LIMIT_TOTAL_CONNS] = 1;
+    segment_write_limits(shared, &mine);
+    mine.value[LIMIT_CONNS] = 2;
+    mine.value[LIMIT_TOTAL_CONNS] = 2;
+    segment_write_limits(shared, &mine);
+
+    memcpy((void *)shared->limit_before, (void *)shared->limit, sizeof shared->limit);
+    atomic_fetch_add(&shared->limits_sequence, 1);
+    atomic_store(&shared->limit[offsetof(struct limits, value) / 8 + LIMIT_CONNS], 3);
+    segment_read_limits(shared, &read);
+    assert_int_equal(read.value[LIMIT_CONNS], 2);
+    assert_int_equal(read.value[LIMIT_TOTAL_CONNS], 2);
+
+    mine.value[LIMIT_CONNS] = 4;
+    mine.value[LIMIT_TOTAL_CONNS] = 4;
+    segment_write_limits(shared, &mine);
+    segment_read_limits(shared, &read);
+    assert_int_equal(read.value[LIMIT_CONNS], 4);
+    assert_int_equal(read.value[LIMIT_TOTAL_CONNS], 4);
+    assert_int_equal(atomic_load(&shared->limits_sequence) & 1, 0);
+    drop(shared);
+}
+
 static void events_are_a_ring(void **state)
 {
     struct segment *segment;
@@ -258,6 +290,7 @@ int main(void)
         cmocka_unit_test(gauge_never_passes_its_ceiling),
         cmocka_unit_test(gauge_is_mended_only_when_nothing_moved),
         cmocka_unit_test(limits_are_read_whole),
+        cmocka_unit_test(half_written_limits_do_not_count),
         cmocka_unit_test(events_are_a_ring),
     };
     return cmocka_run_group_tests_name("segment", tests, set_up, tear_down);
