@@ -112,6 +112,7 @@ int listeners_learn(int fd)
         if (listener->shared)
             atomic_store(&listener->shared->pid, service.pid);
         atomic_store(&listener->own_filter, 0);
+        atomic_store(&listener->seen_gated, 0);
         listeners_note_holding(listener, false);
         uint32_t end = atomic_load(&listeners_end);
         while (end <= i && !atomic_compare_exchange_weak(&listeners_end, &end, i + 1))
@@ -239,6 +240,7 @@ static void tell(enum event_kind kind, const char *text)
 static void shut_gate(struct listener *listener, int fd)
 {
     uint32_t open = 0;
+    atomic_store(&listener->seen_gated, 1);
     if (!atomic_compare_exchange_strong(&listener->shared->gated, &open, 1))
         return;
     atomic_store(&listener->shared->gated_once, 1);
@@ -250,13 +252,20 @@ static void shut_gate(struct listener *listener, int fd)
         tell(EVENT_GATED, "new connections are turned away as SYNs");
 }
 
+/* A gate that stays shut ends the service. So a process that knows of one opens it also when the
+ * segment says that another did: that word may be damage, and opening twice does no harm. */
 static void open_gate(struct listener *listener, int fd)
 {
-    uint32_t shut = 1;
-    if (!atomic_compare_exchange_strong(&listener->shared->gated, &shut, 0))
+    bool seen = atomic_exchange(&listener->seen_gated, 0);
+    bool shut =
+        atomic_load(&listener->shared->gated) && atomic_exchange(&listener->shared->gated, 0);
+    if (!seen && !shut)
         return;
     gate_open(fd);
-    tell(EVENT_UNGATED, "new connections come in again");
+    if (atomic_load(&listener->shared->gated)) /* shut by another process in between */
+        gate_shut(fd);
+    if (shut)
+        tell(EVENT_UNGATED, "new connections come in again");
 }
 
 static bool can_be_gated(const struct listener *listener)
@@ -322,9 +331,14 @@ void listeners_gate(bool room)
 bool listeners_gated(void)
 {
     uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
-    for (uint32_t i = 0; i < end; i++)
-        if (can_be_gated(&listeners[i]) && atomic_load(&listeners[i].shared->gated))
+    for (uint32_t i = 0; i < end; i++) {
+        if (!can_be_gated(&listeners[i]))
+            continue;
+        if (atomic_load(&listeners[i].shared->gated))
+            atomic_store(&listeners[i].seen_gated, 1);
+        if (atomic_load(&listeners[i].seen_gated))
             return true;
+    }
     return false;
 }
 

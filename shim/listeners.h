@@ -23,9 +23,10 @@ struct listener {
     _Atomic int nonblocking;             /* O_NONBLOCK as last seen */
     _Atomic uint64_t receive_timeout_ns; /* SO_RCVTIMEO; 0 waits for ever */
     _Atomic int own_filter;              /* the program attached one: hands off */
-    int deals_out;                       /* SO_REUSEPORT: others cannot take what waits here */
-    _Atomic int holding;                 /* clients wait at the ceiling, and it is recorded */
-    _Atomic uint64_t holding_since_ns;   /* 0 while none do */
+    _Atomic int seen_gated; /* to be opened, even if the segment forgets that it is shut */
+    int deals_out;          /* SO_REUSEPORT: others cannot take what waits here */
+    _Atomic int holding;    /* clients wait at the ceiling, and it is recorded */
+    _Atomic uint64_t holding_since_ns; /* 0 while none do */
 };
 
 /* Calls the real listen with the backlog that `queue` allows, and learns the listener. */

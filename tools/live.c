@@ -24,7 +24,7 @@ static struct segment_listener *entry_of(struct segment *segment, uint64_t cooki
 static void apply_gate(const struct segment *segment, struct segment_listener *entry, int fd)
 {
     bool paused = atomic_load(&segment->admission) != ADMISSION_OPEN;
-    uint32_t open = 0, shut = 1;
+    uint32_t open = 0;
     int family = 0, filter = 0;
     socklen_t length = sizeof family;
 
@@ -39,8 +39,7 @@ static void apply_gate(const struct segment *segment, struct segment_listener *e
             if (!gate_shut(fd))
                 atomic_store(&entry->gated, 0);
         }
-    } else if (segment_limit(segment, LIMIT_QUEUE) != 0 &&
-               atomic_compare_exchange_strong(&entry->gated, &shut, 0)) {
+    } else if (segment_limit(segment, LIMIT_QUEUE) != 0 && atomic_exchange(&entry->gated, 0) != 0) {
         gate_open(fd);
     }
 }
