@@ -20,6 +20,8 @@
 #define SLEEPER_SLICE_NS (100 * MILLISECOND)
 #define WATCH_NS (4 * WATCHER_SLICE_NS)
 #define ATTENDED_POLL_MS 8
+/* A process that was killed while its gate was shut tells nobody, and a shut gate wakes nobody. */
+#define LONGEST_POLL_MS 5000
 #define MIXED_SLICE_MS 4
 
 /* Sleeps until room was made, or for the slice. False when a signal's handler ends the accept. */
@@ -135,16 +137,14 @@ bool accept_wait_for_slot(struct accept_wait *wait)
 bool accept_wait_for_client(struct accept_wait *wait)
 {
     for (;;) {
-        uint64_t now = monotonic_ns(), left = ACCEPT_WAIT_FOREVER;
-        int timeout = -1;
+        uint64_t now = monotonic_ns(), left;
+        int timeout = admission_needs_attention() ? ATTENDED_POLL_MS : LONGEST_POLL_MS;
         if (wait->deadline_ns != ACCEPT_WAIT_FOREVER) {
             if (now >= wait->deadline_ns)
                 return fail(EAGAIN), false;
             left = (wait->deadline_ns - now + MILLISECOND - 1) / MILLISECOND;
-            timeout = left > INT32_MAX ? INT32_MAX : (int)left;
+            timeout = left < (uint64_t)timeout ? (int)left : timeout;
         }
-        if (admission_needs_attention() && (timeout < 0 || timeout > ATTENDED_POLL_MS))
-            timeout = ATTENDED_POLL_MS;
         enum wait_result result = signals_poll(&wait->held, wait->fd, POLLIN, timeout,
                                                wait->deadline_ns == ACCEPT_WAIT_FOREVER);
         if (result == WAIT_READY)
