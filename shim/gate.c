@@ -4,6 +4,7 @@
 #include "real.h"
 
 #include <linux/filter.h>
+#include <string.h>
 
 #define TCP_FLAGS_AT 13 /* RFC 9293, 3.1: the byte with the control bits */
 #define SYN 0x02
@@ -18,9 +19,11 @@ static struct sock_filter program[] = {
     BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
 };
 
+#define PROGRAM_LENGTH (sizeof program / sizeof *program)
+
 bool gate_shut(int fd)
 {
-    struct sock_fprog filter = {.len = sizeof program / sizeof *program, .filter = program};
+    struct sock_fprog filter = {.len = PROGRAM_LENGTH, .filter = program};
     return kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) ==
            0;
 }
@@ -30,4 +33,13 @@ bool gate_open(int fd)
     int unused = 0; /* the kernel wants an int's length, though it has no use for the value */
     return kernel_call(SYS_setsockopt, fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused) ==
            0;
+}
+
+bool gate_is_shut(int fd)
+{
+    struct sock_filter attached[PROGRAM_LENGTH] = {{0}};
+    socklen_t count =
+        PROGRAM_LENGTH; /* of instructions, not bytes: sk_get_filter() of the kernel */
+    return kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_GET_FILTER, attached, &count) == 0 &&
+           count == PROGRAM_LENGTH && memcmp(attached, program, sizeof program) == 0;
 }

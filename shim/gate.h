@@ -12,4 +12,7 @@
 bool gate_shut(int fd);
 bool gate_open(int fd);
 
+/* Whether it is shut, as the kernel knows: SO_GET_FILTER of socket(7) returns the filter itself. */
+bool gate_is_shut(int fd);
+
 #endif

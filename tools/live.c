@@ -39,8 +39,10 @@ static void apply_gate(const struct segment *segment, struct segment_listener *e
             if (!gate_shut(fd))
                 atomic_store(&entry->gated, 0);
         }
-    } else if (segment_limit(segment, LIMIT_QUEUE) != 0 && atomic_exchange(&entry->gated, 0) != 0) {
-        gate_open(fd);
+    } else if (segment_limit(segment, LIMIT_QUEUE) != 0) {
+        bool noted = atomic_exchange(&entry->gated, 0) != 0;
+        if (noted || gate_is_shut(fd))
+            gate_open(fd);
     }
 }
 

@@ -306,6 +306,22 @@ static void scribbled_segment_does_not_fool_bpctl(void **state)
     assert_int_equal(access(segment_path, F_OK), -1);
 }
 
+/* A server that sleeps in accept, and a segment that denies the gate which keeps everybody out. */
+static void gate_that_the_segment_denies_is_opened(void **state)
+{
+    const char *recipe = *state;
+    uint32_t open = 0;
+    start(recipe);
+    assert_int_equal(BPCTL("pause", server.name), 0);
+    for (unsigned i = 0; i < SEGMENT_LISTENERS; i++)
+        damage((off_t)(offsetof(struct segment, listener) + i * sizeof(struct segment_listener) +
+                       offsetof(struct segment_listener, gated)),
+               &open, sizeof open);
+    assert_int_equal(BPCTL("resume", server.name), 0);
+    come(5);
+    assert_true(crowd_until(&crowd, CLIENT_SERVED, 5, WITHIN_MS));
+}
+
 /* What a process killed in the middle of accept or close leaves: see tests/model/slots.pml. */
 static void places_left_half_way_are_found_again(void **state)
 {
@@ -378,6 +394,8 @@ int main(int argc, char **argv)
         TEST_ON(overwritten_segment_leaves_the_server_unharmed, "nginx"),
         TEST_ON(overwritten_segment_leaves_the_server_unharmed, "python"),
         TEST_ON(scribbled_segment_does_not_fool_bpctl, "nginx"),
+        TEST_ON(gate_that_the_segment_denies_is_opened, "nginx"),
+        TEST_ON(gate_that_the_segment_denies_is_opened, "apache-prefork"),
         TEST_ON(places_left_half_way_are_found_again, "nginx"),
         TEST_ON(places_left_half_way_are_found_again, "vsftpd"),
         TEST(segment_of_another_version),
