@@ -28,7 +28,7 @@ def run_tests(functions, names):
     tests = [(name[5:].replace("_", " "), test) for name, test in functions.items() if name.startswith("test_")]
     failed = ran = 0
     for name, test in tests:
-        if names and not any(part in name for part in names):
+        if names and not any(part.replace("_", " ") in name for part in names):
             continue
         ran += 1
         try:
