@@ -56,12 +56,7 @@ struct admission {
 /* What one attempt came to, besides a descriptor. */
 enum { TRY_AGAIN = -2, MUST_WAIT = -3, NOBODY = -4 };
 
-static _Thread_local unsigned idle_accepts __attribute__((tls_model("initial-exec")));
-
-void admission_thread_waits(void)
-{
-    idle_accepts = 0;
-}
+_Thread_local unsigned admission_idle_accepts __attribute__((tls_model("initial-exec")));
 
 static enum when_full when_full(void)
 {
@@ -505,7 +500,7 @@ static int nobody_now(struct admission *admission, int outcome)
         admission_holds(admission->wait.listener, admission->wait.fd);
         admission_attend();
         readiness_hold(admission->wait.fd);
-        if (++idle_accepts > IDLE_ACCEPTS) {
+        if (++admission_idle_accepts > IDLE_ACCEPTS) {
             struct timespec nap = {.tv_sec = 0, .tv_nsec = IDLE_NAP_NS};
             audit_run();
             kernel_call(SYS_nanosleep, &nap, NULL);
@@ -521,7 +516,7 @@ static int accept_nonblocking(struct admission *admission)
         ;
     if (outcome == MUST_WAIT || outcome == NOBODY)
         return nobody_now(admission, outcome);
-    idle_accepts = 0;
+    admission_idle_accepts = 0;
     return outcome;
 }
 

@@ -52,7 +52,12 @@ bool admission_active(void);
 /* Whether somebody must come back to do so, though no descriptor became ready. */
 bool admission_needs_attention(void);
 
+extern _Thread_local unsigned admission_idle_accepts __attribute__((tls_model("initial-exec")));
+
 /* The thread went to wait for descriptors, so its EAGAINs were no busy loop. */
-void admission_thread_waits(void);
+static inline void admission_thread_waits(void)
+{
+    admission_idle_accepts = 0;
+}
 
 #endif

@@ -92,7 +92,16 @@ static inline uint32_t flows_mode(void)
     return atomic_load_explicit(&flows_mode_now, memory_order_relaxed);
 }
 
-/* The same where nothing may be in force at all: outside a service, and in a vfork child. */
+/*
+ * Whether no limit on bytes was in force when this process last touched a connection. One load: for
+ * calls that touch none, to which a limit set since then means nothing yet.
+ */
+static inline bool flows_quiet(void)
+{
+    return __builtin_expect(atomic_load_explicit(&flows_mode_now, memory_order_relaxed) == 0, 1);
+}
+
+/* The mode where nothing may be in force at all: outside a service, and in a vfork child. */
 static inline uint32_t flows_mode_here(void)
 {
     return service_active() && !in_vfork_child ? flows_mode() : 0;

@@ -52,8 +52,16 @@ static void reread(int fd)
     flows_reread(fd);
 }
 
+/* Whether the command makes a descriptor, or changes what is kept of a tracked one. */
+static inline bool concerns(int fd, int command)
+{
+    return command == F_DUPFD || command == F_DUPFD_CLOEXEC ||
+           (command == F_SETFL && !descriptor_untracked(fd));
+}
+
 /* fcntl's argument is an int or a pointer; both fit in, and come out of, a pointer's register. */
-static int control(int (*real)(int, int, ...), int fd, int command, void *argument)
+static __attribute__((noinline)) int control(int (*real)(int, int, ...), int fd, int command,
+                                             void *argument)
 {
     int result = real(fd, command, argument);
     if (result < 0)
@@ -77,6 +85,8 @@ INTERPOSE int fcntl(int fd, int command, ...)
 {
     void *argument;
     ARGUMENT_AFTER(command, argument);
+    if (!concerns(fd, command))
+        return REAL(fcntl)(fd, command, argument);
     return control(REAL(fcntl), fd, command, argument);
 }
 
@@ -84,6 +94,8 @@ INTERPOSE int fcntl64(int fd, int command, ...)
 {
     void *argument;
     ARGUMENT_AFTER(command, argument);
+    if (!concerns(fd, command))
+        return REAL(fcntl64)(fd, command, argument);
     return control(REAL(fcntl64), fd, command, argument);
 }
 
@@ -93,6 +105,8 @@ INTERPOSE int __fcntl(int fd, int command, ...)
 {
     void *argument;
     ARGUMENT_AFTER(command, argument);
+    if (!concerns(fd, command))
+        return REAL(fcntl)(fd, command, argument);
     return control(REAL(fcntl), fd, command, argument);
 }
 

@@ -46,9 +46,9 @@ static int pwait2_real(const struct epoll_call *call, int64_t timeout_ns)
 }
 
 /* A set without listeners, while no limit on bytes is in force: nothing to look after. */
-static bool unconcerned(int set)
+static inline bool unconcerned(int set)
 {
-    if (!descriptor_untracked(set) || flows_mode_here())
+    if (!descriptor_untracked(set) || (!flows_quiet() && flows_mode_here()))
         return false;
     admission_thread_waits();
     return true;
@@ -61,10 +61,18 @@ static __attribute__((noinline)) int wait_with_care(int set, struct epoll_event 
     return readiness_wait(&call, timeout_from_ms(timeout));
 }
 
+static __attribute__((noinline)) int pwait_with_care(int set, struct epoll_event *events,
+                                                     int events_max, int timeout,
+                                                     const sigset_t *signals)
+{
+    struct epoll_call call = {pwait_real, set, events, events_max, signals};
+    return readiness_wait(&call, timeout_from_ms(timeout));
+}
+
 INTERPOSE int epoll_wait(int set, struct epoll_event *events, int events_max, int timeout)
 {
-    if (unconcerned(set))
-        return REAL(epoll_wait)(set, events, events_max, timeout);
+    if (unconcerned(set) && BOUND(epoll_wait))
+        return real_functions.epoll_wait(set, events, events_max, timeout);
     return wait_with_care(set, events, events_max, timeout);
 }
 
@@ -73,15 +81,14 @@ INTERPOSE int epoll_pwait(int set, struct epoll_event *events, int events_max, i
 {
     if (unconcerned(set))
         return REAL(epoll_pwait)(set, events, events_max, timeout, signals);
-    struct epoll_call call = {pwait_real, set, events, events_max, signals};
-    return readiness_wait(&call, timeout_from_ms(timeout));
+    return pwait_with_care(set, events, events_max, timeout, signals);
 }
 
 INTERPOSE int epoll_pwait2(int set, struct epoll_event *events, int events_max,
                            const struct timespec *timeout, const sigset_t *signals)
 {
     struct epoll_call call = {pwait2_real, set, events, events_max, signals};
-    if (!timespec_valid(timeout))
+    if (unconcerned(set) || !timespec_valid(timeout))
         return REAL(epoll_pwait2)(set, events, events_max, timeout, signals);
     return readiness_wait(&call, timeout_from_timespec(timeout));
 }

@@ -14,11 +14,18 @@ int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size);
 int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                 const sigset_t *signals, size_t size);
 
-INTERPOSE int poll(struct pollfd *fds, nfds_t count, int timeout)
+static __attribute__((noinline)) int poll_with_care(struct pollfd *fds, nfds_t count, int timeout)
 {
     if (!masking_concerns_poll(fds, count))
         return REAL(poll)(fds, count, timeout);
     return masking_poll(fds, count, timeout_from_ms(timeout), NULL);
+}
+
+INTERPOSE int poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+    if (masking_passes_poll(fds, count) && BOUND(poll))
+        return real_functions.poll(fds, count, timeout);
+    return poll_with_care(fds, count, timeout);
 }
 
 INTERPOSE int __poll(struct pollfd *fds, nfds_t count, int timeout)
@@ -29,6 +36,8 @@ INTERPOSE int __poll(struct pollfd *fds, nfds_t count, int timeout)
 INTERPOSE int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                     const sigset_t *signals)
 {
+    if (masking_passes_poll(fds, count))
+        return REAL(ppoll)(fds, count, timeout, signals);
     if (!timespec_valid(timeout) || !masking_concerns_poll(fds, count))
         return REAL(ppoll)(fds, count, timeout, signals);
     return masking_poll(fds, count, timeout_from_timespec(timeout), signals);

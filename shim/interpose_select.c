@@ -15,8 +15,8 @@ static void hand_back(struct timeval *timeout, int64_t left_ns)
     timeout->tv_usec = (suseconds_t)(left_ns % 1000000000 / 1000);
 }
 
-INTERPOSE int select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
-                     struct timeval *timeout)
+static __attribute__((noinline)) int select_with_care(int end, fd_set *read_fds, fd_set *write_fds,
+                                                      fd_set *except_fds, struct timeval *timeout)
 {
     if ((timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)) ||
         !masking_concerns_select(end, read_fds, write_fds))
@@ -31,6 +31,14 @@ INTERPOSE int select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *excep
     return ready;
 }
 
+INTERPOSE int select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
+                     struct timeval *timeout)
+{
+    if (masking_passes_select(end, read_fds) && BOUND(select))
+        return real_functions.select(end, read_fds, write_fds, except_fds, timeout);
+    return select_with_care(end, read_fds, write_fds, except_fds, timeout);
+}
+
 INTERPOSE int __select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
                        struct timeval *timeout)
 {
@@ -40,7 +48,8 @@ INTERPOSE int __select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *exc
 INTERPOSE int pselect(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
                       const struct timespec *timeout, const sigset_t *signals)
 {
-    if (!timespec_valid(timeout) || !masking_concerns_select(end, read_fds, write_fds))
+    if (masking_passes_select(end, read_fds) || !timespec_valid(timeout) ||
+        !masking_concerns_select(end, read_fds, write_fds))
         return REAL(pselect)(end, read_fds, write_fds, except_fds, timeout, signals);
     return masking_select(end, read_fds, write_fds, except_fds, timeout_from_timespec(timeout),
                           signals, NULL);

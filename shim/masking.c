@@ -87,18 +87,8 @@ static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *
 
 /* --- poll --- */
 
-static bool all_untracked(const struct pollfd *fds, nfds_t count)
-{
-    for (nfds_t i = 0; i < count; i++)
-        if (!descriptor_untracked(fds[i].fd))
-            return false;
-    return true;
-}
-
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
 {
-    if (all_untracked(fds, count) && !flows_mode_here())
-        return false;
     if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
         return false;
     bool pause = flows_mode() & FLOWS_PAUSE;
@@ -212,19 +202,18 @@ int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sig
     return ready;
 }
 
-/* --- select: sets may be longer than fd_set, as the kernel allows them to be --- */
+/* --- select --- */
 
-#define WORD_BITS 64
-#define SELECT_ON_STACK (FD_SETSIZE / WORD_BITS)
+#define SELECT_ON_STACK (FD_SETSIZE / MASKING_WORD_BITS)
 
 static size_t words(int end)
 {
-    return ((size_t)end + WORD_BITS - 1) / WORD_BITS;
+    return ((size_t)end + MASKING_WORD_BITS - 1) / MASKING_WORD_BITS;
 }
 
 static bool bit(const uint64_t *set, int fd)
 {
-    return set && set[fd / WORD_BITS] >> fd % WORD_BITS & 1;
+    return set && set[fd / MASKING_WORD_BITS] >> fd % MASKING_WORD_BITS & 1;
 }
 
 bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds)
@@ -255,11 +244,11 @@ static bool mask_select(const struct select_call *call, bool *somebody_pending)
             memcpy(call->result[i], call->sets[i], words(call->end) * sizeof(uint64_t));
     for (int fd = 0; fd < call->end; fd++) {
         if (paused(fd, bit(call->sets[0], fd), bit(call->sets[1], fd)))
-            call->result[0][fd / WORD_BITS] &= ~(UINT64_C(1) << fd % WORD_BITS);
+            call->result[0][fd / MASKING_WORD_BITS] &= ~(UINT64_C(1) << fd % MASKING_WORD_BITS);
         if (!bit(call->sets[0], fd) || descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
         if (masked(fd)) {
-            call->result[0][fd / WORD_BITS] &= ~(UINT64_C(1) << fd % WORD_BITS);
+            call->result[0][fd / MASKING_WORD_BITS] &= ~(UINT64_C(1) << fd % MASKING_WORD_BITS);
             left_out = true;
         } else if (pending(fd)) {
             *somebody_pending = true;
@@ -271,8 +260,8 @@ static bool mask_select(const struct select_call *call, bool *somebody_pending)
 static int settle_select(const struct select_call *call, int ready)
 {
     for (int fd = 0; call->sets[0] && fd < call->end; fd++) {
-        uint64_t mask = UINT64_C(1) << fd % WORD_BITS;
-        uint64_t *word = &call->result[0][fd / WORD_BITS];
+        uint64_t mask = UINT64_C(1) << fd % MASKING_WORD_BITS;
+        uint64_t *word = &call->result[0][fd / MASKING_WORD_BITS];
         if (bit(call->sets[0], fd) && call->sets[1] && bit(call->result[1], fd))
             pausing_told(fd);
         if (!bit(call->sets[0], fd) || descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)

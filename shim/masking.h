@@ -9,11 +9,40 @@
 #ifndef BACKPRESSURE_MASKING_H
 #define BACKPRESSURE_MASKING_H
 
+#include "descriptors.h"
+#include "flows.h"
+
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/select.h>
+
+/* Whether the call has nothing to do with the shim at all, as is soon found out. */
+static inline bool masking_passes_poll(const struct pollfd *fds, nfds_t count)
+{
+    if (!flows_quiet())
+        return false;
+    for (nfds_t i = 0; i < count; i++)
+        if (!descriptor_untracked(fds[i].fd))
+            return false;
+    return true;
+}
+
+#define MASKING_WORD_BITS 64
+
+/* The same of select, whose sets may be longer than fd_set, as the kernel allows them to be. */
+static inline bool masking_passes_select(int end, const fd_set *read_fds)
+{
+    const uint64_t *set = (const void *)read_fds;
+    if (!flows_quiet())
+        return false;
+    for (int from = 0; set && from < end; from += MASKING_WORD_BITS)
+        for (uint64_t word = set[from / MASKING_WORD_BITS]; word; word &= word - 1)
+            if (!descriptor_untracked(from + __builtin_ctzll(word)))
+                return false;
+    return true;
+}
 
 /* Whether the call concerns any of these, so that it must not go straight to the kernel. */
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count);

@@ -105,6 +105,10 @@ void real_bind(void);
     (__builtin_expect(real_functions.name != NULL, 1) ? real_functions.name                        \
                                                       : (real_bind(), real_functions.name))
 
+/* Whether it is bound, so that real_functions.NAME may be called: a tail call, which REAL is not.
+ */
+#define BOUND(name) __builtin_expect(real_functions.name != NULL, 1)
+
 /* A system call past everything that is interposed, libc's `syscall` included. Arguments as there.
  */
 #define kernel_call(...) (REAL(syscall)(__VA_ARGS__))
