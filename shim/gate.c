@@ -3,6 +3,7 @@
 
 #include "real.h"
 
+#include <errno.h>
 #include <linux/filter.h>
 #include <string.h>
 
@@ -42,4 +43,14 @@ bool gate_is_shut(int fd)
         PROGRAM_LENGTH; /* of instructions, not bytes: sk_get_filter() of the kernel */
     return kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_GET_FILTER, attached, &count) == 0 &&
            count == PROGRAM_LENGTH && memcmp(attached, program, sizeof program) == 0;
+}
+
+bool gate_is_foreign(int fd)
+{
+    socklen_t count = 0; /* asks for the length alone */
+    /* A filter of extended BPF cannot be read back, and says so: sk_get_filter() again. */
+    return (kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_GET_FILTER, NULL, &count) < 0
+                ? errno == EACCES
+                : count > 0) &&
+           !gate_is_shut(fd);
 }

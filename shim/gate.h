@@ -12,7 +12,10 @@
 bool gate_shut(int fd);
 bool gate_open(int fd);
 
-/* Whether it is shut, as the kernel knows: SO_GET_FILTER of socket(7) returns the filter itself. */
+/* What the kernel has there: SO_GET_FILTER of socket(7) returns the filter itself. */
 bool gate_is_shut(int fd);
+
+/* Whether a filter is attached that is not the gate: the program's own, so hands off. */
+bool gate_is_foreign(int fd);
 
 #endif

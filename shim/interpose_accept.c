@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "admission.h"
 #include "credit.h"
+#include "descriptors.h"
 #include "interpose.h"
 #include "listeners.h"
 #include "outbound.h"
@@ -22,7 +23,8 @@ INTERPOSE int listen(int fd, int backlog)
     return listeners_listen(fd, backlog);
 }
 
-INTERPOSE int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+static __attribute__((noinline)) int setsockopt_tracked(int fd, int level, int name,
+                                                        const void *value, socklen_t length)
 {
     int result;
     if (credit_option_set(fd, level, name, value, length, &result))
@@ -33,8 +35,15 @@ INTERPOSE int setsockopt(int fd, int level, int name, const void *value, socklen
     return result;
 }
 
-INTERPOSE int getsockopt(int fd, int level, int name, void *restrict value,
-                         socklen_t *restrict length)
+INTERPOSE int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    if (descriptor_untracked(fd) && BOUND(setsockopt))
+        return real_functions.setsockopt(fd, level, name, value, length);
+    return setsockopt_tracked(fd, level, name, value, length);
+}
+
+static __attribute__((noinline)) int
+getsockopt_tracked(int fd, int level, int name, void *restrict value, socklen_t *restrict length)
 {
     int result;
     if (credit_option_get(fd, level, name, value, length, &result))
@@ -44,4 +53,12 @@ INTERPOSE int getsockopt(int fd, int level, int name, void *restrict value,
         *length == sizeof(int))
         outbound_error_read(fd, value);
     return result;
+}
+
+INTERPOSE int getsockopt(int fd, int level, int name, void *restrict value,
+                         socklen_t *restrict length)
+{
+    if (descriptor_untracked(fd) && BOUND(getsockopt))
+        return real_functions.getsockopt(fd, level, name, value, length);
+    return getsockopt_tracked(fd, level, name, value, length);
 }

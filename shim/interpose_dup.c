@@ -114,8 +114,10 @@ INTERPOSE int ioctl(int fd, unsigned long request, ...)
 {
     void *argument;
     ARGUMENT_AFTER(request, argument);
+    if (request != FIONBIO || descriptor_untracked(fd))
+        return REAL(ioctl)(fd, request, argument);
     int result = REAL(ioctl)(fd, request, argument);
-    if (result >= 0 && request == FIONBIO)
+    if (result >= 0)
         reread(fd);
     return result;
 }

@@ -10,6 +10,8 @@
 
 INTERPOSE int epoll_ctl(int set, int operation, int fd, struct epoll_event *event)
 {
+    if (descriptor_untracked(fd) && BOUND(epoll_ctl))
+        return real_functions.epoll_ctl(set, operation, fd, event);
     return readiness_control(set, operation, fd, event);
 }
 

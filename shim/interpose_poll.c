@@ -33,14 +33,21 @@ INTERPOSE int __poll(struct pollfd *fds, nfds_t count, int timeout)
     return poll(fds, count, timeout);
 }
 
-INTERPOSE int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
-                    const sigset_t *signals)
+static __attribute__((noinline)) int ppoll_with_care(struct pollfd *fds, nfds_t count,
+                                                     const struct timespec *timeout,
+                                                     const sigset_t *signals)
 {
-    if (masking_passes_poll(fds, count))
-        return REAL(ppoll)(fds, count, timeout, signals);
     if (!timespec_valid(timeout) || !masking_concerns_poll(fds, count))
         return REAL(ppoll)(fds, count, timeout, signals);
     return masking_poll(fds, count, timeout_from_timespec(timeout), signals);
+}
+
+INTERPOSE int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+                    const sigset_t *signals)
+{
+    if (masking_passes_poll(fds, count) && BOUND(ppoll))
+        return real_functions.ppoll(fds, count, timeout, signals);
+    return ppoll_with_care(fds, count, timeout, signals);
 }
 
 /* The forms that _FORTIFY_SOURCE calls; libc's own reports an array that is too short. */

@@ -130,7 +130,8 @@ INTERPOSE ssize_t __recvfrom_chk(int fd, void *buffer, size_t count, size_t size
                         : recvfrom(fd, buffer, count, flags, from, length);
 }
 
-INTERPOSE ssize_t recvmsg(int fd, struct msghdr *message, int flags)
+static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr *message,
+                                                           int flags)
 {
     struct reading_vector cut;
     struct reading reading = {.fd = fd, .flow = NULL};
@@ -154,6 +155,13 @@ INTERPOSE ssize_t recvmsg(int fd, struct msghdr *message, int flags)
     if (result >= 0)
         passing_received(message);
     return result;
+}
+
+INTERPOSE ssize_t recvmsg(int fd, struct msghdr *message, int flags)
+{
+    if (descriptor_untracked(fd) && passing_nothing(message) && BOUND(recvmsg))
+        return real_functions.recvmsg(fd, message, flags);
+    return recvmsg_with_care(fd, message, flags);
 }
 
 INTERPOSE int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,

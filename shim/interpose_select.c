@@ -45,12 +45,21 @@ INTERPOSE int __select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *exc
     return select(end, read_fds, write_fds, except_fds, timeout);
 }
 
-INTERPOSE int pselect(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
-                      const struct timespec *timeout, const sigset_t *signals)
+static __attribute__((noinline)) int pselect_with_care(int end, fd_set *read_fds, fd_set *write_fds,
+                                                       fd_set *except_fds,
+                                                       const struct timespec *timeout,
+                                                       const sigset_t *signals)
 {
-    if (masking_passes_select(end, read_fds) || !timespec_valid(timeout) ||
-        !masking_concerns_select(end, read_fds, write_fds))
+    if (!timespec_valid(timeout) || !masking_concerns_select(end, read_fds, write_fds))
         return REAL(pselect)(end, read_fds, write_fds, except_fds, timeout, signals);
     return masking_select(end, read_fds, write_fds, except_fds, timeout_from_timespec(timeout),
                           signals, NULL);
+}
+
+INTERPOSE int pselect(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
+                      const struct timespec *timeout, const sigset_t *signals)
+{
+    if (masking_passes_select(end, read_fds) && BOUND(pselect))
+        return real_functions.pselect(end, read_fds, write_fds, except_fds, timeout, signals);
+    return pselect_with_care(end, read_fds, write_fds, except_fds, timeout, signals);
 }

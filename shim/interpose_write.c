@@ -128,8 +128,9 @@ INTERPOSE ssize_t __send(int fd, const void *bytes, size_t count, int flags)
     return send(fd, bytes, count, flags);
 }
 
-INTERPOSE ssize_t sendto(int fd, const void *bytes, size_t count, int flags,
-                         const struct sockaddr *to, socklen_t length)
+static __attribute__((noinline)) ssize_t sendto_with_care(int fd, const void *bytes, size_t count,
+                                                          int flags, const struct sockaddr *to,
+                                                          socklen_t length)
 {
     if (to == NULL && length == 0)
         return send(fd, bytes, count, flags);
@@ -142,11 +143,27 @@ INTERPOSE ssize_t sendto(int fd, const void *bytes, size_t count, int flags,
     return result;
 }
 
-INTERPOSE ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+INTERPOSE ssize_t sendto(int fd, const void *bytes, size_t count, int flags,
+                         const struct sockaddr *to, socklen_t length)
+{
+    if (descriptor_untracked(fd) && BOUND(sendto))
+        return real_functions.sendto(fd, bytes, count, flags, to, length);
+    return sendto_with_care(fd, bytes, count, flags, to, length);
+}
+
+static __attribute__((noinline)) ssize_t sendmsg_with_care(int fd, const struct msghdr *message,
+                                                           int flags)
 {
     struct flow *flow = message ? flow_of(fd) : NULL;
     passing_sends(message);
     return flow ? writing_message(fd, flow, message, flags) : REAL(sendmsg)(fd, message, flags);
+}
+
+INTERPOSE ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    if (descriptor_untracked(fd) && passing_nothing(message) && BOUND(sendmsg))
+        return real_functions.sendmsg(fd, message, flags);
+    return sendmsg_with_care(fd, message, flags);
 }
 
 /* sendmmsg(2): stops at the first that fails, which counts only if it is the first of all. */

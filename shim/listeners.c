@@ -111,7 +111,7 @@ int listeners_learn(int fd)
         listener->shared = share(fd, cookie);
         if (listener->shared)
             atomic_store(&listener->shared->pid, service.pid);
-        atomic_store(&listener->own_filter, 0);
+        atomic_store(&listener->own_filter, gate_is_foreign(fd));
         atomic_store(&listener->seen_gated, 0);
         listeners_note_holding(listener, false);
         uint32_t end = atomic_load(&listeners_end);

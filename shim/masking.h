@@ -23,10 +23,10 @@ static inline bool masking_passes_poll(const struct pollfd *fds, nfds_t count)
 {
     if (!flows_quiet())
         return false;
-    for (nfds_t i = 0; i < count; i++)
-        if (!descriptor_untracked(fds[i].fd))
-            return false;
-    return true;
+    const struct pollfd *end = fds + count;
+    while (end > fds && descriptor_untracked(end[-1].fd))
+        end--;
+    return end == fds;
 }
 
 #define MASKING_WORD_BITS 64

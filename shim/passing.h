@@ -5,7 +5,14 @@
 #ifndef BACKPRESSURE_PASSING_H
 #define BACKPRESSURE_PASSING_H
 
+#include <stdbool.h>
 #include <sys/socket.h>
+
+/* Whether nothing can come with a message. A pointer to nothing is left to the kernel. */
+static inline bool passing_nothing(const struct msghdr *message)
+{
+    return !message || !message->msg_controllen;
+}
 
 /* Before a message goes out: the connections in it may soon be held by anybody. */
 void passing_sends(const struct msghdr *message);

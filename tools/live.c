@@ -25,16 +25,13 @@ static void apply_gate(const struct segment *segment, struct segment_listener *e
 {
     bool paused = atomic_load(&segment->admission) != ADMISSION_OPEN;
     uint32_t open = 0;
-    int family = 0, filter = 0;
+    int family = 0;
     socklen_t length = sizeof family;
 
     if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) < 0 || family == AF_UNIX)
         return;
     if (paused) {
-        /* A filter that is there and not ours is the program's own: hands off. */
-        length = 0;
-        filter = getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &length) == 0 && length > 0;
-        if (!filter && atomic_compare_exchange_strong(&entry->gated, &open, 1)) {
+        if (!gate_is_foreign(fd) && atomic_compare_exchange_strong(&entry->gated, &open, 1)) {
             atomic_store(&entry->gated_once, 1);
             if (!gate_shut(fd))
                 atomic_store(&entry->gated, 0);

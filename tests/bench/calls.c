@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -84,6 +85,95 @@ static void call_fcntl(void)
         abort();
 }
 
+static void call_readv(void)
+{
+    struct iovec one = {.iov_base = &byte, .iov_len = 1};
+    if (readv(fd, &one, 1) > 0)
+        abort();
+}
+
+static void call_recvfrom(void)
+{
+    if (recvfrom(fd, &byte, 1, 0, NULL, NULL) > 0)
+        abort();
+}
+
+static void call_recvmsg(void)
+{
+    struct iovec one = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &one, .msg_iovlen = 1};
+    if (recvmsg(fd, &message, 0) > 0)
+        abort();
+}
+
+static void call_sendto(void)
+{
+    if (sendto(fd, "", 0, 0, NULL, 0) > 0)
+        abort();
+}
+
+static void call_sendmsg(void)
+{
+    struct iovec nothing = {.iov_base = &byte, .iov_len = 0};
+    struct msghdr message = {.msg_iov = &nothing, .msg_iovlen = 1};
+    if (sendmsg(fd, &message, 0) > 0)
+        abort();
+}
+
+static void call_ppoll(void)
+{
+    struct pollfd one = {.fd = fd, .events = POLLPRI};
+    struct timespec now = {0, 0};
+    if (ppoll(&one, 1, &now, NULL) < 0)
+        abort();
+}
+
+static void call_pselect(void)
+{
+    fd_set urgent;
+    struct timespec now = {0, 0};
+    FD_ZERO(&urgent);
+    FD_SET(fd, &urgent);
+    if (pselect(fd + 1, NULL, NULL, &urgent, &now, NULL) < 0)
+        abort();
+}
+
+static void call_epoll_pwait(void)
+{
+    struct epoll_event event;
+    if (epoll_pwait(set, &event, 1, 0, NULL) < 0)
+        abort();
+}
+
+static void call_epoll_ctl(void)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data = {.fd = fd}};
+    if (epoll_ctl(set, EPOLL_CTL_MOD, fd, &event) < 0)
+        abort();
+}
+
+static void call_ioctl(void)
+{
+    int waiting;
+    if (ioctl(fd, FIONREAD, &waiting) < 0)
+        abort();
+}
+
+static void call_getsockopt(void)
+{
+    int value;
+    socklen_t length = sizeof value;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &length) < 0)
+        abort();
+}
+
+static void call_setsockopt(void)
+{
+    int on = 1;
+    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0)
+        abort();
+}
+
 /* A number that is not open: what is counted is the call, not the kernel's work. */
 static void call_close(void)
 {
@@ -95,11 +185,28 @@ static const struct {
     const char *name;
     void (*make)(void);
 } calls[] = {
-    {"read", call_read},     {"recv", call_recv},
-    {"write", call_write},   {"send", call_send},
-    {"writev", call_writev}, {"poll", call_poll},
-    {"select", call_select}, {"epoll_wait", call_epoll_wait},
-    {"fcntl", call_fcntl},   {"close", call_close},
+    {"read", call_read},
+    {"recv", call_recv},
+    {"readv", call_readv},
+    {"recvfrom", call_recvfrom},
+    {"recvmsg", call_recvmsg},
+    {"write", call_write},
+    {"send", call_send},
+    {"writev", call_writev},
+    {"sendto", call_sendto},
+    {"sendmsg", call_sendmsg},
+    {"poll", call_poll},
+    {"ppoll", call_ppoll},
+    {"select", call_select},
+    {"pselect", call_pselect},
+    {"epoll_wait", call_epoll_wait},
+    {"epoll_pwait", call_epoll_pwait},
+    {"epoll_ctl", call_epoll_ctl},
+    {"fcntl", call_fcntl},
+    {"ioctl", call_ioctl},
+    {"getsockopt", call_getsockopt},
+    {"setsockopt", call_setsockopt},
+    {"close", call_close},
 };
 
 static int accepted(void)

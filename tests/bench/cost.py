@@ -25,7 +25,8 @@ from overload import BUILD, CORES, HALF, answers, free_port, on_cores, wait_unti
 
 SHIM = BUILD + "/libbackpressure.so"
 GENEROUS = "total-conns=50000 conns=40000"
-CALLS = "read recv write send writev poll select epoll_wait fcntl close".split()
+CALLS = ("read recv readv recvfrom recvmsg write send writev sendto sendmsg poll ppoll select pselect "
+         "epoll_wait epoll_pwait epoll_ctl fcntl ioctl getsockopt setsockopt close").split()
 TRICKLE = f"/usr/lib/{os.uname().machine}-linux-gnu/trickle/trickle-overload.so"
 
 
