@@ -114,6 +114,11 @@ int help_of(const char *name)
     return EXIT_DONE;
 }
 
+static bool asks_for_help(const char *argument)
+{
+    return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
+}
+
 static int help(void)
 {
     puts("usage: bpctl COMMAND ...\n");
@@ -140,7 +145,7 @@ static int help_limits(void)
 /* `bpctl help`, `bpctl help COMMAND` and `bpctl help limits`. */
 static int command_help(int argc, char **argv)
 {
-    if (argc < 2)
+    if (argc < 2 || asks_for_help(argv[1]))
         return help();
     if (argc == 2 && strcmp(argv[1], "limits") == 0)
         return help_limits();
@@ -155,7 +160,7 @@ int main(int argc, char **argv)
         help();
         return EXIT_USAGE;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+    if (asks_for_help(argv[1]))
         return help();
     if (strcmp(argv[1], "help") == 0)
         return command_help(argc - 1, argv + 1);

@@ -338,6 +338,7 @@ def test_drain_says_how_far_it_is():
 
 def test_help_has_an_example_of_each_command():
     overview = bpctl("help").stdout
+    assert bpctl("help", "--help").stdout == bpctl("--help").stdout == overview
     for command in COMMANDS:
         result = bpctl(command, "--help")
         assert result.returncode == 0 and f"Example: bpctl {command}" in result.stdout, result
