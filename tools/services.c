@@ -100,16 +100,37 @@ struct search {
     enum segment_result result;
 };
 
+enum activity { ACTIVITY_ENDED, ACTIVITY_LIVES, ACTIVITY_AT_WORK };
+
+/* A launcher that changes the user and executes the server (su, start-stop-daemon) leaves a service
+ * of its own user behind, in which nobody listens or connects. */
+static enum activity activity_of(const struct service_file *service)
+{
+    const struct segment *segment = service->segment;
+    uint32_t used = atomic_load(&segment->processes_used);
+    bool lives = false, connects = false;
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++) {
+        if (!segment_process_alive(&segment->process[i]))
+            continue;
+        lives = true;
+        connects |= atomic_load(&segment->process[i].counter[COUNTER_CONNECTS]) > 0;
+    }
+    if (!lives)
+        return ACTIVITY_ENDED;
+    bool serves = atomic_load(&segment->listeners_used) > 0 || gauge_count(&segment->conns) > 0;
+    return serves || connects ? ACTIVITY_AT_WORK : ACTIVITY_LIVES;
+}
+
+/* The caller's own comes first, but for another's at work under the name when the own one is not.
+ */
 static void look_in(const char *directory, uid_t owner, void *context)
 {
     struct search *search = context;
     struct service_file found;
-    /* The caller's own comes first; after that, one that lives beats one that ended. */
-    if (search->result == SEGMENT_OK &&
-        (search->service->owner == geteuid() || service_processes(search->service) > 0))
-        return;
     enum segment_result result = open_in(directory, owner, search->name, &found);
-    if (result == SEGMENT_ABSENT || (search->result == SEGMENT_OK && result != SEGMENT_OK)) {
+    bool better = search->result != SEGMENT_OK ||
+                  (result == SEGMENT_OK && activity_of(&found) > activity_of(search->service));
+    if (result == SEGMENT_ABSENT || !better) {
         service_close(&found);
         return;
     }

@@ -23,8 +23,8 @@ struct service_file {
 };
 
 /*
- * Opens the service `name`: the caller's own, or, for root, any user's. On failure says why in one
- * line and returns false. Closed with service_close.
+ * Opens the service `name`: the caller's own, or, for root, any user's that is more at work. On
+ * failure says why in one line and returns false. Closed with service_close.
  */
 bool service_open(const char *name, struct service_file *service);
 

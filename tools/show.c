@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const admission_text[] = {"open", "paused", "draining"};
 
@@ -129,8 +130,10 @@ static json_t *service_json(const struct service_file *service, const struct ser
         json_array_append_new(processes, process_json(view, &view->process[i]));
     for (unsigned i = 0; i < view->listeners; i++)
         json_array_append_new(listeners, listener_json(&view->listener[i]));
+    char owner[64];
+    owner_name(service->owner, owner, sizeof owner);
     json_t *object = json_pack(
-        "{s:s, s:s, s:o, s:o, s:o, s:o}", "name", service->name, "admission",
+        "{s:s, s:s, s:s, s:o, s:o, s:o, s:o}", "name", service->name, "user", owner, "admission",
         admission_text[view->admission], "limits", limits_json(&view->limits), "totals",
         counters_json(view->conns, view->totals), "processes", processes, "listeners", listeners);
     json_object_set_new(object, "destinations", destinations_json(view));
@@ -185,8 +188,13 @@ static void print_own_limits(const struct limits *service, const struct process_
 
 static void print_service(const struct service_file *service, const struct service_view *view)
 {
-    printf("%s: admission %s, %u process%s\n", service->name, admission_text[view->admission],
-           view->processes, view->processes == 1 ? "" : "es");
+    char owner[64];
+    owner_name(service->owner, owner, sizeof owner);
+    fputs(service->name, stdout);
+    if (service->owner != geteuid())
+        printf(" of user %s", owner);
+    printf(": admission %s, %u process%s\n", admission_text[view->admission], view->processes,
+           view->processes == 1 ? "" : "es");
     print_limits(&view->limits);
     if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
         print_found("total-conns", &view->found);

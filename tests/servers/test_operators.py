@@ -38,12 +38,12 @@ def bpctl(*arguments, **more):
 class Server:
     """python's own HTTP server, under limits."""
 
-    def __init__(self, *limits, name=None, environment=None, extra=()):
+    def __init__(self, *limits, name=None, environment=None, extra=(), directory=BUILD, launcher=()):
         self.port = free_port()
         self.name = name or f"operators-{os.getpid()}-{self.port}"
         self.process = subprocess.Popen(
-            [BPCTL, "run", "--name", self.name, *extra, *limits, "--", PYTHON, "-m", "http.server", "--bind",
-             "127.0.0.1", str(self.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [directory + "/bpctl", "run", "--name", self.name, *extra, *limits, "--", *launcher, PYTHON, "-m",
+             "http.server", "--bind", "127.0.0.1", str(self.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env={**os.environ, **(environment or {})})
 
     def __enter__(self):
@@ -489,14 +489,39 @@ def as_nobody(*command, **more):
     return run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command, **more)
 
 
+def install_for_anybody(directory):
+    """What is built, where every user may read it."""
+    os.chmod(directory, 0o755)
+    for file in ("bpctl", "libbackpressure.so"):
+        shutil.copy(f"{BUILD}/{file}", directory)
+
+
+def test_a_server_whose_launcher_changes_the_user_is_found_by_its_name():
+    """The service of the launcher's own user, in which nobody listens, does not stand before it."""
+    if os.geteuid() != 0:
+        print("          skipped: needs root")
+        return
+    change_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with tempfile.TemporaryDirectory() as directory:
+        install_for_anybody(directory)
+        for launcher in (change_user, ["sh", "-c", '"$@" & child=$!; trap "kill $child" TERM; wait', "sh", *change_user]):
+            with Server("total-conns=5", directory=directory, launcher=launcher) as server:
+                shown = server.show()
+                assert shown["user"] == "nobody" and shown["limits"]["total-conns"] == "5", shown
+                assert shown["totals"]["accepted"] > 0, shown
+                assert f"{server.name} of user nobody: admission open" in bpctl("show", server.name).stdout
+                assert bpctl("set", server.name, "total-conns=7").returncode == 0
+                assert server.show()["limits"]["total-conns"] == "7"
+                server.process.terminate()
+                server.process.wait()
+
+
 def test_another_user_neither_reads_nor_changes_a_service():
     if os.geteuid() != 0:
         print("          skipped: needs root")
         return
     with Server("total-conns=5") as server, tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o755)
-        for file in ("bpctl", "libbackpressure.so"):
-            shutil.copy(f"{BUILD}/{file}", directory)
+        install_for_anybody(directory)
         segment = f"/dev/shm/backpressure.0/{server.name}"
         assert os.stat(segment).st_mode & 0o777 == 0o600
         assert os.stat("/dev/shm/backpressure.0").st_mode & 0o777 == 0o700
@@ -516,9 +541,7 @@ def test_names_that_somebody_squats_on_are_refused():
         print("          skipped: needs root")
         return
     with tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o755)
-        for file in ("bpctl", "libbackpressure.so"):
-            shutil.copy(f"{BUILD}/{file}", directory)
+        install_for_anybody(directory)
         squatted = "/dev/shm/backpressure.65534"
         backup = squatted + ".kept"
         if os.path.lexists(squatted):
