@@ -14,6 +14,10 @@
 #define INTERVAL_TARGETS 10
 #define GROWN 2
 #define GROWN_BY_LEAST 16
+/* A flood makes the queue grow by this much so many times, with no loss in between. A pause of the
+ * program makes it grow once, and a burst is over before its first client is late. */
+#define FLOOD_STEP 4
+#define FLOOD_STEPS 4
 /* A queue that lost a quarter in an interval is being worked off: so after a pause of the program.
  */
 #define SHRUNK_NUMERATOR 3
@@ -84,17 +88,34 @@ static void suspect(int fd, struct segment_listener *shared, uint64_t until)
 {
     uint32_t queue = lateness_queue(fd);
     atomic_store_explicit(&shared->late_queue, queue ? queue : 1, memory_order_relaxed);
+    atomic_store_explicit(&shared->late_mark, queue, memory_order_relaxed);
+    atomic_store_explicit(&shared->late_marks, 0, memory_order_relaxed);
     atomic_store_explicit(&shared->late_from_ns, until, memory_order_relaxed);
 }
 
-/* A burst does not go on growing, or turn others away. */
-static bool overflows(int fd, const struct segment_listener *shared)
+/* Shown the queue at each late client, tells whether it went up the stairs. */
+static bool floods(struct segment_listener *shared, uint32_t queue)
+{
+    uint32_t mark = atomic_load_explicit(&shared->late_mark, memory_order_relaxed);
+    uint32_t marks = atomic_load_explicit(&shared->late_marks, memory_order_relaxed);
+    if (queue >= mark && queue < mark + FLOOD_STEP)
+        return false;
+    marks = queue < mark ? 0 : marks + 1;
+    atomic_store_explicit(&shared->late_mark, queue, memory_order_relaxed);
+    atomic_store_explicit(&shared->late_marks, marks, memory_order_relaxed);
+    return marks >= FLOOD_STEPS;
+}
+
+/* A burst does not go on growing, or turn others away. The first who are late are no proof of it.
+ */
+static bool overflows(int fd, struct segment_listener *shared, bool just_late)
 {
     struct tcp_info queue = queue_of(fd);
     uint32_t before = atomic_load_explicit(&shared->late_queue, memory_order_relaxed);
-    return (queue.tcpi_unacked >= GROWN * before &&
-            queue.tcpi_unacked >= before + GROWN_BY_LEAST) ||
-           (queue.tcpi_unacked && queue.tcpi_unacked >= queue.tcpi_sacked);
+    bool doubled =
+        queue.tcpi_unacked >= GROWN * before && queue.tcpi_unacked >= before + GROWN_BY_LEAST;
+    bool full = queue.tcpi_unacked && queue.tcpi_unacked >= queue.tcpi_sacked;
+    return floods(shared, queue.tcpi_unacked) || (!just_late && (doubled || full));
 }
 
 /* Without a listener to ask (fd -1) a queue is never found to shrink. */
@@ -129,7 +150,7 @@ bool lateness_sheds(int fd, struct listener *listener, struct lateness_client cl
         return false;
     }
     bool just_late = now + interval < from + target_ns;
-    if (!stands && now < from && (just_late || !overflows(fd, shared)))
+    if (!stands && now < from && !overflows(fd, shared, just_late))
         return false;
     if (!stands && now >= from && shrinks(fd, shared)) {
         suspect(fd, shared, now + interval);

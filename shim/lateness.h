@@ -5,12 +5,11 @@
  * The rule is CoDel's (Nichols and Jacobson, "Controlling Queue Delay", 2012; RFC 8289): one long
  * wait is a burst, and bursts are what queues are for. A queue stands when the wait of everyone who
  * was accepted stayed above the target for a whole interval, in which it did not become a quarter
- * shorter; or when it is twice as long as when the first one was late, which under a flood is seen
- * sooner. CoDel then drops one packet at a
- * time, since senders slow down; clients of a server mostly do not, so a standing queue is drained
- * at once of all that waited longer than three quarters of the target, until nobody has for an
- * interval (compare Maurer, "Fail at Scale", 2015). The last quarter is left to
- * the program, so that its answer, too, comes soon.
+ * shorter; or, sooner, when it goes on growing after the first one was late, or has become twice as
+ * long. CoDel then drops one packet at a time, since senders slow down; clients of a server mostly
+ * do not, so a standing queue is drained at once of all that waited longer than three quarters of
+ * the target, until nobody has for an interval (compare Maurer, "Fail at Scale", 2015). The last
+ * quarter is left to the program, so that its answer, too, comes soon.
  *
  * How long a client waited is the kernel's own word: tcpi_last_ack_recv of the accepted socket is
  * the time since the handshake's last segment, or since the request, if that came later. AF_UNIX

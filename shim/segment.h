@@ -20,7 +20,7 @@
 #include <sys/types.h>
 
 #define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
-#define SEGMENT_VERSION 5
+#define SEGMENT_VERSION 6
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PROCESSES 2048
@@ -142,6 +142,7 @@ struct segment_listener {
     _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
     _Atomic uint32_t crowded;       /* who was accepted last had waited: see flood.h */
     _Atomic uint32_t late_queue;    /* connections that waited when the first one was late */
+    _Atomic uint32_t late_mark, late_marks; /* and since: see lateness.c */
     _Atomic uint64_t late_from_ns; /* lateness.h: when a wait above the target counts as standing */
     _Atomic uint64_t standing_until_ns;
     /* What the eBPF probe saw, when it runs; queues in connections, times in microseconds. */

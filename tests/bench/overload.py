@@ -30,6 +30,7 @@ CORES = sorted(os.sched_getaffinity(0))
 HALF = len(CORES) // 2
 LOADS = [0.5, 1, 1.5, 2, 4, 8, 10]
 WORK_MS = 4
+BURST, BURST_S = 40, 0.02
 QUEUE_DELAY_MS = 50
 FIXED = f"queue-delay={QUEUE_DELAY_MS}ms"
 
@@ -338,9 +339,9 @@ def compare(subject, seconds, loads):
             if front == "nft" and not rules.works:
                 print("  nft        (not available here)")
                 continue
+            own = warm_up(server, subject)
             if front == "haproxy":
                 behind_haproxy(server)
-            own = warm_up(server, subject)
             for load in loads:
                 result = offer(server, subject, load * own, seconds)
                 row(name, load, own, result)
@@ -424,6 +425,9 @@ def check(subject):
         row("shim", 0.5, own, calm)
         refused = calm["refused"] + calm["reset"] + calm["gave_up"]
         promise(refused <= calm["offered"] / 100, "at half its capacity nobody is refused")
+        burst = offer(server, subject, BURST / BURST_S, BURST_S)
+        row("burst", round(BURST / BURST_S / own), own, burst)
+        promise(burst["served"] == burst["offered"] > BURST / 2, "a burst of some forty is served, though most wait long")
         fixed = offer(server, subject, 10 * own, 5)
         row("shim", 10, own, fixed)
         totals = server.show()["totals"]
