@@ -17,7 +17,7 @@ ssize_t __recv_chk(int fd, void *buffer, size_t count, size_t size, int flags);
 ssize_t __recvfrom_chk(int fd, void *buffer, size_t count, size_t size, int flags,
                        struct sockaddr *from, socklen_t *length);
 
-/* What is tracked is handled apart, so that the rest pays for no registers to be saved. */
+/* What limits concern is handled apart, so that the rest pays for no registers to be saved. */
 static __attribute__((noinline)) ssize_t read_tracked(int fd, void *buffer, size_t count)
 {
     struct reading reading = reading_begin(fd, count, 0);
@@ -28,7 +28,7 @@ static __attribute__((noinline)) ssize_t read_tracked(int fd, void *buffer, size
 
 INTERPOSE ssize_t read(int fd, void *buffer, size_t count)
 {
-    if (descriptor_untracked(fd))
+    if (flows_leave_alone(fd))
         return REAL(read)(fd, buffer, count);
     return read_tracked(fd, buffer, count);
 }
@@ -56,7 +56,7 @@ static __attribute__((noinline)) ssize_t readv_tracked(int fd, const struct iove
 
 INTERPOSE ssize_t readv(int fd, const struct iovec *vector, int count)
 {
-    if (descriptor_untracked(fd))
+    if (flows_leave_alone(fd))
         return REAL(readv)(fd, vector, count);
     return readv_tracked(fd, vector, count);
 }
@@ -94,7 +94,7 @@ static __attribute__((noinline)) ssize_t recv_tracked(int fd, void *buffer, size
 
 INTERPOSE ssize_t recv(int fd, void *buffer, size_t count, int flags)
 {
-    if (descriptor_untracked(fd))
+    if (flows_leave_alone(fd))
         return REAL(recv)(fd, buffer, count, flags);
     return recv_tracked(fd, buffer, count, flags);
 }
@@ -118,7 +118,7 @@ static __attribute__((noinline)) ssize_t recvfrom_tracked(int fd, void *buffer, 
 INTERPOSE ssize_t recvfrom(int fd, void *buffer, size_t count, int flags, struct sockaddr *from,
                            socklen_t *length)
 {
-    if (descriptor_untracked(fd))
+    if (flows_leave_alone(fd))
         return REAL(recvfrom)(fd, buffer, count, flags, from, length);
     return recvfrom_tracked(fd, buffer, count, flags, from, length);
 }
@@ -159,7 +159,7 @@ static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr
 
 INTERPOSE ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
-    if (descriptor_untracked(fd) && passing_nothing(message) && BOUND(recvmsg))
+    if (flows_leave_alone(fd) && passing_nothing(message) && BOUND(recvmsg))
         return real_functions.recvmsg(fd, message, flags);
     return recvmsg_with_care(fd, message, flags);
 }

@@ -22,7 +22,7 @@ static ssize_t send_bytes(int fd, struct flow *flow, const void *bytes, size_t c
     return writing_message(fd, flow, &message, flags);
 }
 
-/* What is tracked is handled apart, so that the rest pays for no registers to be saved. */
+/* What limits concern is handled apart, so that the rest pays for no registers to be saved. */
 static __attribute__((noinline)) ssize_t write_tracked(int fd, const void *bytes, size_t count)
 {
     struct flow *flow = flow_of(fd);
@@ -38,7 +38,7 @@ static __attribute__((noinline)) ssize_t write_tracked(int fd, const void *bytes
 
 INTERPOSE ssize_t write(int fd, const void *bytes, size_t count)
 {
-    if (descriptor_untracked(fd))
+    if (flows_leave_alone(fd))
         return REAL(write)(fd, bytes, count);
     return write_tracked(fd, bytes, count);
 }
@@ -72,7 +72,7 @@ static __attribute__((noinline)) ssize_t writev_tracked(int fd, const struct iov
 
 INTERPOSE ssize_t writev(int fd, const struct iovec *vector, int count)
 {
-    if (descriptor_untracked(fd))
+    if (flows_leave_alone(fd))
         return REAL(writev)(fd, vector, count);
     return writev_tracked(fd, vector, count);
 }
@@ -118,7 +118,7 @@ static __attribute__((noinline)) ssize_t send_tracked(int fd, const void *bytes,
 
 INTERPOSE ssize_t send(int fd, const void *bytes, size_t count, int flags)
 {
-    if (descriptor_untracked(fd))
+    if (flows_leave_alone(fd))
         return REAL(send)(fd, bytes, count, flags);
     return send_tracked(fd, bytes, count, flags);
 }
@@ -146,7 +146,7 @@ static __attribute__((noinline)) ssize_t sendto_with_care(int fd, const void *by
 INTERPOSE ssize_t sendto(int fd, const void *bytes, size_t count, int flags,
                          const struct sockaddr *to, socklen_t length)
 {
-    if (descriptor_untracked(fd) && BOUND(sendto))
+    if (flows_leave_alone(fd) && BOUND(sendto))
         return real_functions.sendto(fd, bytes, count, flags, to, length);
     return sendto_with_care(fd, bytes, count, flags, to, length);
 }
@@ -161,7 +161,7 @@ static __attribute__((noinline)) ssize_t sendmsg_with_care(int fd, const struct 
 
 INTERPOSE ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
-    if (descriptor_untracked(fd) && passing_nothing(message) && BOUND(sendmsg))
+    if (flows_leave_alone(fd) && passing_nothing(message) && BOUND(sendmsg))
         return real_functions.sendmsg(fd, message, flags);
     return sendmsg_with_care(fd, message, flags);
 }
