@@ -74,17 +74,21 @@ static bool anybody_exempt(void)
     return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
 }
 
-bool admission_active(void)
+void admission_let_go(void)
 {
-    bool active = service_intact();
-    if (__builtin_expect(atomic_load_explicit(&service.detached, memory_order_relaxed), 0) &&
-        atomic_exchange(&service.detached, false)) {
-        int saved = errno;
-        readiness_show_everything();
-        listeners_release();
-        errno = saved;
-    }
-    return active;
+    if (!atomic_exchange(&service.detached, false))
+        return;
+    int saved = errno;
+    readiness_show_everything();
+    listeners_release();
+    errno = saved;
+}
+
+bool admission_calm(void)
+{
+    return atomic_load_explicit(&service.segment->flood_next_ns, memory_order_relaxed) == 0 &&
+           !shedding_lingering() && !waiting_room_occupied() && listeners_calm() &&
+           connections_roomy();
 }
 
 bool admission_shut(void)

@@ -6,6 +6,7 @@
 #define BACKPRESSURE_ADMISSION_H
 
 #include "listeners.h"
+#include "service.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -43,11 +44,25 @@ bool admission_pending(const struct listener *listener);
  */
 void admission_attend(void);
 
+/* After the shim has let go of a damaged segment: puts the program's listeners back as they would
+ * be without it, once. */
+void admission_let_go(void);
+
+/* Whether the shim still works here. The first call after it has let go sees to the listeners. */
+static inline bool admission_active(void)
+{
+    bool active = service_intact();
+    if (__builtin_expect(atomic_load_explicit(&service.detached, memory_order_relaxed), 0))
+        admission_let_go();
+    return active;
+}
+
 /*
- * Whether the shim still works here. After it has let go of a damaged segment, the first call puts
- * the program's listeners back as they would be without it.
+ * Whether there is room, and nothing that admission_attend sees to: then a wait can go straight to
+ * the kernel. Some fifty instructions; false now and then although it is calm. Only while no limit
+ * concerns bytes (flows_idle), which may leave no room for newcomers either.
  */
-bool admission_active(void);
+bool admission_calm(void);
 
 /* Whether somebody must come back to do so, though no descriptor became ready. */
 bool admission_needs_attention(void);

@@ -121,6 +121,15 @@ static uint64_t own_ceiling(void)
     return segment_ceiling(service_limit(LIMIT_CONNS), &service_self()->concurrency);
 }
 
+bool connections_roomy(void)
+{
+    const struct segment *segment = service.segment;
+    return atomic_load_explicit(&segment->admission, memory_order_relaxed) == ADMISSION_OPEN &&
+           gauge_count(&segment->conns) < total_ceiling() &&
+           gauge_count(&service_self()->conns) < own_ceiling() &&
+           segment_limit(segment, LIMIT_ACCEPT_RATE) == LIMIT_OFF;
+}
+
 enum reservation connections_room(void)
 {
     struct segment *segment = service.segment;

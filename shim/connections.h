@@ -34,6 +34,10 @@ uint64_t connections_changing(void);
 /* What connections_reserve would say now, reserving nothing. */
 enum reservation connections_room(void);
 
+/* Whether there certainly is, buffers aside. Cheaper; false also where accept-rate is to be asked.
+ */
+bool connections_roomy(void);
+
 /* Nanoseconds until accept-rate allows the next connection; 0 when it does now. */
 uint64_t connections_rate_wait(void);
 

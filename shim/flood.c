@@ -32,6 +32,10 @@ bool flood_under_way(void)
     if (next == 0 || hundredths == LIMIT_OFF || hundredths == 0)
         return false;
     uint64_t now = monotonic_ns(), burst = BURST_NS * 100 / hundredths;
+    if (next <= now) {
+        atomic_compare_exchange_strong(&service.segment->flood_next_ns, &next, 0); /* all is paid */
+        return false;
+    }
     /* A time far ahead is a damaged word, not a debt. */
     return next > now + burst && next - now < 60 * UINT64_C(1000000000);
 }

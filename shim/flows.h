@@ -101,6 +101,13 @@ static inline bool flows_quiet(void)
     return __builtin_expect(atomic_load_explicit(&flows_mode_now, memory_order_relaxed) == 0, 1);
 }
 
+/* Whether no limit on bytes is in force, and none was set since the mode was worked out. */
+static inline bool flows_idle(void)
+{
+    return flows_quiet() &&
+           flows_limits_version() == atomic_load_explicit(&flows_seen_limits, memory_order_relaxed);
+}
+
 /*
  * Whether reads and writes of `fd` are none of the shim's business: it is not tracked, or it is an
  * admitted connection and no limit concerns bytes. A comparison and a load, or some ten more.
@@ -109,8 +116,7 @@ static inline bool flows_leave_alone(int fd)
 {
     if (descriptor_untracked(fd))
         return true;
-    return descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN && flows_quiet() &&
-           flows_limits_version() == atomic_load_explicit(&flows_seen_limits, memory_order_relaxed);
+    return descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN && flows_idle();
 }
 
 /* The mode where nothing may be in force at all: outside a service, and in a vfork child. */

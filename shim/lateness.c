@@ -71,8 +71,15 @@ uint32_t lateness_queue(int fd)
 
 bool lateness_stands(const struct listener *listener)
 {
-    return listener->shared && atomic_load_explicit(&listener->shared->standing_until_ns,
-                                                    memory_order_relaxed) > monotonic_ns();
+    if (!listener->shared)
+        return false;
+    _Atomic uint64_t *standing = &listener->shared->standing_until_ns;
+    uint64_t until = atomic_load_explicit(standing, memory_order_relaxed);
+    if (until == 0 || until > monotonic_ns())
+        return until != 0;
+    atomic_compare_exchange_strong(standing, &until,
+                                   0); /* over: listeners_calm need not ask when */
+    return false;
 }
 
 bool lateness_overfills(int fd, const struct listener *listener)

@@ -364,12 +364,32 @@ void listeners_ungate_accepted(const struct listener *listener, int fd)
     errno = saved;
 }
 
+static uint64_t configuration_now(void)
+{
+    const struct segment *segment = service.segment;
+    return (uint64_t)atomic_load_explicit(&segment->limits_sequence, memory_order_relaxed) << 32 |
+           atomic_load_explicit(&segment->admission, memory_order_relaxed);
+}
+
+bool listeners_calm(void)
+{
+    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
+    bool calm =
+        !listeners_holding() &&
+        atomic_load_explicit(&seen_configuration, memory_order_relaxed) == configuration_now();
+    for (uint32_t i = 0; i < end && calm; i++) {
+        const struct segment_listener *shared = listeners[i].shared;
+        calm = !shared || (!atomic_load_explicit(&shared->gated, memory_order_relaxed) &&
+                           !atomic_load_explicit(&listeners[i].seen_gated, memory_order_relaxed) &&
+                           !atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed));
+    }
+    return calm;
+}
+
 void listeners_refresh(void)
 {
     struct segment *segment = service.segment;
-    uint64_t configuration =
-        (uint64_t)atomic_load_explicit(&segment->limits_sequence, memory_order_relaxed) << 32 |
-        atomic_load_explicit(&segment->admission, memory_order_relaxed);
+    uint64_t configuration = configuration_now();
     uint64_t before = atomic_load_explicit(&seen_configuration, memory_order_relaxed);
 
     if (before == configuration || !service_active() ||

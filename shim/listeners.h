@@ -69,6 +69,10 @@ void listeners_option_set(int fd, int name);
 /* Brings backlogs and gates in line when limits changed since the last call: one load if not. */
 void listeners_refresh(void);
 
+/* Whether nothing is to be brought in line, no gate is shut, no queue stands, and nobody is held.
+ */
+bool listeners_calm(void);
+
 /* While queue=0 or a pause is in force: lets no SYN in, or lets them in again, as there is room. */
 void listeners_gate(bool room);
 

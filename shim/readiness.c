@@ -339,6 +339,14 @@ static int wait_in_epoll(void *argument)
     return ready;
 }
 
+static int wait_calmly(struct watched_set *set, const struct epoll_call *call, int64_t timeout_ns)
+{
+    atomic_fetch_add(&set->waiters, 1);
+    int ready = call->wait(call, timeout_ns);
+    atomic_fetch_sub(&set->waiters, 1);
+    return ready;
+}
+
 /* Leaving the wait: another thread that waits on this set must then be the one to watch. */
 static void pass_the_watch(struct watched_set *set)
 {
@@ -395,6 +403,26 @@ static int wait_watching(struct watched_set *set, const struct epoll_call *call,
     }
 }
 
+/* Nothing is out of sight in the set, and there is nothing to come back for. */
+static bool calm(const struct watched_set *set)
+{
+    return !atomic_load_explicit(&set->hidden, memory_order_relaxed) && !set->nests &&
+           flows_idle() && admission_calm();
+}
+
+/* With care, and again and again. Not inlined: what is calm shall not pay for its registers. */
+static __attribute__((noinline)) int watch(struct watched_set *set, const struct epoll_call *call,
+                                           int64_t timeout_ns, uint64_t started_ns)
+{
+    struct slices slices = slices_resume(timeout_ns, started_ns);
+    int ready = wait_watching(set, call, &slices);
+    int saved = errno;
+    slices_end(&slices);
+    pass_the_watch(set);
+    errno = saved;
+    return ready;
+}
+
 int readiness_wait(const struct epoll_call *call, int64_t timeout_ns)
 {
     struct watched_set *set = set_at(call->set);
@@ -402,10 +430,16 @@ int readiness_wait(const struct epoll_call *call, int64_t timeout_ns)
     admission_thread_waits();
     if (!set || !admission_active() || call->events_max <= 0)
         return pausing_wait(call, timeout_ns);
-    struct slices slices = slices_start(timeout_ns);
-    int ready = wait_watching(set, call, &slices);
-    int saved = errno;
-    slices_end(&slices);
+    uint64_t started_ns = timeout_ns > 0 ? monotonic_ns() : 0;
+    if (!calm(set))
+        return watch(set, call, timeout_ns, started_ns);
+    int reported = wait_calmly(set, call, timeout_ns);
+    if (calm(set))
+        return reported;
+    int saved = errno,
+        ready = reported > 0 ? without_hidden(set, call->events, reported) : reported;
+    if (ready == 0 && reported > 0) /* all of it has filled up meanwhile: the rest of the time */
+        return watch(set, call, timeout_ns, started_ns);
     pass_the_watch(set);
     errno = saved;
     return ready;

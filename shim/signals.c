@@ -128,6 +128,10 @@ bool signals_ended_it(struct held_signals *held, bool restartable)
 
 /* --- waiting --- */
 
+/* Cancellation leaves a frame without returning from it. ASan would go on guarding what was around
+ * its variables, and take the cleanup handlers, which run in the same place, for trespassers. */
+#define LEFT_BY_CANCELLATION __attribute__((no_sanitize("address")))
+
 static void end_watch(void *argument)
 {
     const int *fd = argument;
@@ -145,8 +149,8 @@ static const struct timespec *to_timespec(int milliseconds, struct timespec *out
  * With handlers of both kinds: learns from a signalfd that one is due, sees which kind it is, and
  * only then lets it run.
  */
-static enum wait_result poll_watching(struct held_signals *held, int fd, short events,
-                                      const struct timespec *timeout)
+LEFT_BY_CANCELLATION static enum wait_result
+poll_watching(struct held_signals *held, int fd, short events, const struct timespec *timeout)
 {
     uint64_t handled = atomic_load(&restarting) | atomic_load(&interrupting), pending = 0;
     struct pollfd fds[] = {{.fd = fd, .events = events}, {.fd = -1, .events = POLLIN}};
@@ -173,8 +177,8 @@ static enum wait_result poll_watching(struct held_signals *held, int fd, short e
                                                                        : WAIT_TIMED_OUT;
 }
 
-enum wait_result signals_poll(struct held_signals *held, int fd, short events, int timeout_ms,
-                              bool restartable)
+LEFT_BY_CANCELLATION enum wait_result signals_poll(struct held_signals *held, int fd, short events,
+                                                   int timeout_ms, bool restartable)
 {
     struct pollfd waited_for = {.fd = fd, .events = events};
     struct timespec time;

@@ -15,9 +15,14 @@
 
 struct slices slices_start(int64_t timeout_ns)
 {
+    return slices_resume(timeout_ns, timeout_ns > 0 ? monotonic_ns() : 0);
+}
+
+struct slices slices_resume(int64_t timeout_ns, uint64_t started_ns)
+{
     struct slices slices = {.timeout_ns = timeout_ns};
     if (timeout_ns > 0)
-        slices.deadline_ns = monotonic_ns() + (uint64_t)timeout_ns;
+        slices.deadline_ns = started_ns + (uint64_t)timeout_ns;
     return slices;
 }
 

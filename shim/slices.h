@@ -25,6 +25,9 @@ struct slices {
 
 struct slices slices_start(int64_t timeout_ns);
 
+/* The same for a wait that began at `started_ns`, by monotonic_ns(). */
+struct slices slices_resume(int64_t timeout_ns, uint64_t started_ns);
+
 /* What is left of the timeout: 0 when it is over, -1 when there is none. */
 int64_t slices_left(const struct slices *slices);
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Makes the same call many times, for callgrind to count: `calls CALL untracked|tracked TIMES`.
+ * Makes the same call many times, for callgrind to count:
+ * `calls CALL untracked|tracked|listener TIMES`.
  *
  * Untracked is a descriptor that the shim has nothing to do with; tracked is a connection that was
- * accepted. What a run costs besides its calls falls out when two runs of different length are
- * subtracted.
+ * accepted; at the listener nobody waits. What a run costs besides its calls falls out when two
+ * runs of different length are subtracted.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -175,6 +176,12 @@ static void call_setsockopt(void)
 }
 
 /* A number that is not open: what is counted is the call, not the kernel's work. */
+static void call_accept4(void)
+{
+    if (accept4(fd, NULL, NULL, 0) >= 0)
+        abort();
+}
+
 static void call_close(void)
 {
     if (close(1000) == 0)
@@ -207,15 +214,24 @@ static const struct {
     {"getsockopt", call_getsockopt},
     {"setsockopt", call_setsockopt},
     {"close", call_close},
+    {"accept4", call_accept4},
 };
+
+static int listening(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 1) < 0)
+        abort();
+    return listener;
+}
 
 static int accepted(void)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address;
     socklen_t length = sizeof address;
-    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
-    if (bind(listener, (struct sockaddr *)&address, length) < 0 || listen(listener, 1) < 0 ||
-        getsockname(listener, (struct sockaddr *)&address, &length) < 0 ||
+    int listener = listening(), client = socket(AF_INET, SOCK_STREAM, 0);
+    if (getsockname(listener, (struct sockaddr *)&address, &length) < 0 ||
         connect(client, (struct sockaddr *)&address, length) < 0)
         abort();
     return accept4(listener, NULL, NULL, SOCK_NONBLOCK);
@@ -235,7 +251,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: calls CALL untracked|tracked TIMES\n");
         return 2;
     }
-    fd = strcmp(argv[2], "tracked") == 0 ? accepted() : untracked();
+    fd = strcmp(argv[2], "tracked") == 0    ? accepted()
+         : strcmp(argv[2], "listener") == 0 ? listening()
+                                            : untracked();
     struct epoll_event nothing = {.events = EPOLLPRI};
     set = epoll_create1(0);
     if (fd < 0 || set < 0 || epoll_ctl(set, EPOLL_CTL_ADD, fd, &nothing) < 0)

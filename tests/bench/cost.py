@@ -27,6 +27,7 @@ SHIM = BUILD + "/libbackpressure.so"
 GENEROUS = "total-conns=50000 conns=40000"
 CALLS = ("read recv readv recvfrom recvmsg write send writev sendto sendmsg poll ppoll select pselect "
          "epoll_wait epoll_pwait epoll_ctl fcntl ioctl getsockopt setsockopt close").split()
+LISTENER_CALLS = "poll select epoll_wait accept4".split()
 TRICKLE = f"/usr/lib/{os.uname().machine}-linux-gnu/trickle/trickle-overload.so"
 
 
@@ -68,6 +69,10 @@ def calls():
         buffered = per_call(call, "tracked", shimmed(GENEROUS + " buffer=1G")) - per_call(call, "tracked", {})
         most = max(most, untracked)
         print(f"  {call:<12} {bare:>6.0f} {untracked:>10.1f} {tracked:>8.1f} {buffered:>21.1f}", flush=True)
+    print("and on a listener at which nobody waits, or a set that watches it")
+    for call in LISTENER_CALLS:
+        bare = per_call(call, "listener", {})
+        print(f"  {call:<12} {bare:>6.0f} {per_call(call, 'listener', shimmed()) - bare:>10.1f}", flush=True)
     clear()
     return most
 

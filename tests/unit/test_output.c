@@ -33,6 +33,8 @@
 
 #include <cmocka.h>
 
+#include "asleep.h"
+
 #define MUCH (8U << 20)
 #define SMALL_RECEIVE 16384
 #define PATIENCE_MS 10000
@@ -410,9 +412,9 @@ static void signal_ends_a_write_that_took_a_part(void **state)
     drain((size_t)sent);
 }
 
-static void *write_on(void *ignored)
+static void *write_on(void *thread_id)
 {
-    (void)ignored;
+    atomic_store((_Atomic int *)thread_id, gettid());
     for (;;)
         if (write(server, data, MUCH) < 0)
             return NULL;
@@ -422,9 +424,11 @@ static void cancellation_ends_a_blocked_write(void **state)
 {
     pthread_t thread;
     void *result;
+    _Atomic int thread_id = 0;
     (void)state;
     fill_up();
-    pthread_create(&thread, NULL, write_on, NULL);
+    pthread_create(&thread, NULL, write_on, &thread_id);
+    assert_true(falls_asleep(&thread_id));
     pthread_cancel(thread);
     pthread_join(thread, &result);
     assert_ptr_equal(result, PTHREAD_CANCELED);

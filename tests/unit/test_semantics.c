@@ -28,6 +28,8 @@
 
 #include <cmocka.h>
 
+#include "asleep.h"
+
 static bool shimmed;
 static int listener, inside = -1, inside_client = -1, waiting_client = -1;
 static _Atomic int handled;
@@ -129,29 +131,9 @@ static void *blocked_accept(void *argument)
     return NULL;
 }
 
-static void nap(void)
-{
-    struct timespec time = {.tv_sec = 0, .tv_nsec = 1000000};
-    nanosleep(&time, NULL);
-}
-
-/* Waits until the thread sleeps in the kernel, by what /proc says of it. */
 static void until_asleep(const struct call *call)
 {
-    char path[64], text[256], *state;
-    for (int i = 0; i < 5000; i++, nap()) {
-        if (atomic_load(&call->thread_id) == 0)
-            continue;
-        snprintf(path, sizeof path, "/proc/self/task/%d/stat", atomic_load(&call->thread_id));
-        int fd = open(path, O_RDONLY);
-        ssize_t length = read(fd, text, sizeof text - 1);
-        close(fd);
-        text[length > 0 ? length : 0] = '\0';
-        state = strrchr(text, ')');
-        if (state && state[2] == 'S')
-            return;
-    }
-    fail_msg("the thread does not sleep");
+    assert_true(falls_asleep(&call->thread_id));
 }
 
 static void start(struct call *call)
