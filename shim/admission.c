@@ -86,9 +86,8 @@ void admission_let_go(void)
 
 bool admission_calm(void)
 {
-    return atomic_load_explicit(&service.segment->flood_next_ns, memory_order_relaxed) == 0 &&
-           !shedding_lingering() && !waiting_room_occupied() && listeners_calm() &&
-           connections_roomy();
+    return !flood_under_way() && !shedding_lingering() && !waiting_room_occupied() &&
+           listeners_calm() && connections_roomy();
 }
 
 bool admission_shut(void)

@@ -121,22 +121,29 @@ static uint64_t own_ceiling(void)
     return segment_ceiling(service_limit(LIMIT_CONNS), &service_self()->concurrency);
 }
 
+static bool open_to_all(void)
+{
+    return atomic_load_explicit(&service.segment->admission, memory_order_relaxed) ==
+           ADMISSION_OPEN;
+}
+
+static bool below_ceilings(void)
+{
+    return gauge_count(&service.segment->conns) < total_ceiling() &&
+           gauge_count(&service_self()->conns) < own_ceiling();
+}
+
 bool connections_roomy(void)
 {
-    const struct segment *segment = service.segment;
-    return atomic_load_explicit(&segment->admission, memory_order_relaxed) == ADMISSION_OPEN &&
-           gauge_count(&segment->conns) < total_ceiling() &&
-           gauge_count(&service_self()->conns) < own_ceiling() &&
-           segment_limit(segment, LIMIT_ACCEPT_RATE) == LIMIT_OFF;
+    return open_to_all() && below_ceilings() &&
+           segment_limit(service.segment, LIMIT_ACCEPT_RATE) == LIMIT_OFF;
 }
 
 enum reservation connections_room(void)
 {
-    struct segment *segment = service.segment;
-    if (atomic_load_explicit(&segment->admission, memory_order_relaxed) != ADMISSION_OPEN)
+    if (!open_to_all())
         return RESERVATION_PAUSED;
-    if (gauge_count(&segment->conns) >= total_ceiling() ||
-        gauge_count(&service_self()->conns) >= own_ceiling() || !credit_room())
+    if (!below_ceilings() || !credit_room())
         return RESERVATION_FULL;
     return connections_rate_wait() ? RESERVATION_RATE : RESERVED;
 }

@@ -28,12 +28,15 @@ void flood_refused(uint64_t spent_ns)
 bool flood_under_way(void)
 {
     uint64_t next = atomic_load_explicit(&service.segment->flood_next_ns, memory_order_relaxed);
+    if (next == 0)
+        return false;
     uint64_t hundredths = share();
-    if (next == 0 || hundredths == LIMIT_OFF || hundredths == 0)
+    if (hundredths == LIMIT_OFF || hundredths == 0)
         return false;
     uint64_t now = monotonic_ns(), burst = BURST_NS * 100 / hundredths;
     if (next <= now) {
-        atomic_compare_exchange_strong(&service.segment->flood_next_ns, &next, 0); /* all is paid */
+        /* All is paid: the clock need not be asked until somebody is refused again. */
+        atomic_compare_exchange_strong(&service.segment->flood_next_ns, &next, 0);
         return false;
     }
     /* A time far ahead is a damaged word, not a debt. */

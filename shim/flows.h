@@ -82,12 +82,18 @@ static inline uint64_t flows_limits_version(void)
            atomic_load_explicit(&service_self()->override_sequence, memory_order_relaxed);
 }
 
+/* Whether the mode was worked out from the limits as they are. */
+static inline bool flows_mode_current(void)
+{
+    return __builtin_expect(flows_limits_version() ==
+                                atomic_load_explicit(&flows_seen_limits, memory_order_relaxed),
+                            1);
+}
+
 /* Which limits on bytes are in force: FLOWS_CREDIT and so on, or 0. Two loads when none changed. */
 static inline uint32_t flows_mode(void)
 {
-    if (__builtin_expect(flows_limits_version() !=
-                             atomic_load_explicit(&flows_seen_limits, memory_order_relaxed),
-                         0))
+    if (!flows_mode_current())
         flows_refresh();
     return atomic_load_explicit(&flows_mode_now, memory_order_relaxed);
 }
@@ -104,8 +110,7 @@ static inline bool flows_quiet(void)
 /* Whether no limit on bytes is in force, and none was set since the mode was worked out. */
 static inline bool flows_idle(void)
 {
-    return flows_quiet() &&
-           flows_limits_version() == atomic_load_explicit(&flows_seen_limits, memory_order_relaxed);
+    return flows_quiet() && flows_mode_current();
 }
 
 /*
@@ -114,9 +119,9 @@ static inline bool flows_idle(void)
  */
 static inline bool flows_leave_alone(int fd)
 {
-    if (descriptor_untracked(fd))
-        return true;
-    return descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN && flows_idle();
+    descriptor what = descriptor_at(fd);
+    return __builtin_expect(what == 0, 1) ||
+           (descriptor_kind(what) == DESCRIPTOR_CONN && flows_idle());
 }
 
 /* The mode where nothing may be in force at all: outside a service, and in a vfork child. */

@@ -16,8 +16,8 @@
 #define GROWN_BY_LEAST 16
 /* A flood makes the queue grow by this much so many times, with no loss in between. A pause of the
  * program makes it grow once, and a burst is over before its first client is late. */
-#define FLOOD_STEP 4
-#define FLOOD_STEPS 4
+#define CLIMB_STEP 4
+#define CLIMB_STEPS 4
 /* A queue that lost a quarter in an interval is being worked off: so after a pause of the program.
  */
 #define SHRUNK_NUMERATOR 3
@@ -77,8 +77,8 @@ bool lateness_stands(const struct listener *listener)
     uint64_t until = atomic_load_explicit(standing, memory_order_relaxed);
     if (until == 0 || until > monotonic_ns())
         return until != 0;
-    atomic_compare_exchange_strong(standing, &until,
-                                   0); /* over: listeners_calm need not ask when */
+    /* It is over: nobody has to ask the clock until a queue stands again. */
+    atomic_compare_exchange_strong(standing, &until, 0);
     return false;
 }
 
@@ -100,17 +100,17 @@ static void suspect(int fd, struct segment_listener *shared, uint64_t until)
     atomic_store_explicit(&shared->late_from_ns, until, memory_order_relaxed);
 }
 
-/* Shown the queue at each late client, tells whether it went up the stairs. */
-static bool floods(struct segment_listener *shared, uint32_t queue)
+/* Shown the queue at each late client, tells whether it went up all the steps. */
+static bool climbs(struct segment_listener *shared, uint32_t queue)
 {
     uint32_t mark = atomic_load_explicit(&shared->late_mark, memory_order_relaxed);
     uint32_t marks = atomic_load_explicit(&shared->late_marks, memory_order_relaxed);
-    if (queue >= mark && queue < mark + FLOOD_STEP)
+    if (queue >= mark && queue < mark + CLIMB_STEP)
         return false;
     marks = queue < mark ? 0 : marks + 1;
     atomic_store_explicit(&shared->late_mark, queue, memory_order_relaxed);
     atomic_store_explicit(&shared->late_marks, marks, memory_order_relaxed);
-    return marks >= FLOOD_STEPS;
+    return marks >= CLIMB_STEPS;
 }
 
 /* A burst does not go on growing, or turn others away. The first who are late are no proof of it.
@@ -122,7 +122,7 @@ static bool overflows(int fd, struct segment_listener *shared, bool just_late)
     bool doubled =
         queue.tcpi_unacked >= GROWN * before && queue.tcpi_unacked >= before + GROWN_BY_LEAST;
     bool full = queue.tcpi_unacked && queue.tcpi_unacked >= queue.tcpi_sacked;
-    return floods(shared, queue.tcpi_unacked) || (!just_late && (doubled || full));
+    return climbs(shared, queue.tcpi_unacked) || (!just_late && (doubled || full));
 }
 
 /* Without a listener to ask (fd -1) a queue is never found to shrink. */

@@ -371,19 +371,24 @@ static uint64_t configuration_now(void)
            atomic_load_explicit(&segment->admission, memory_order_relaxed);
 }
 
+/* listeners_gated and any_stands ask the same of each; in one pass, since every wait comes here. */
+static bool ungated_and_calm(const struct listener *listener)
+{
+    return !atomic_load_explicit(&listener->shared->gated, memory_order_relaxed) &&
+           !atomic_load_explicit(&listener->seen_gated, memory_order_relaxed) &&
+           !atomic_load_explicit(&listener->shared->standing_until_ns, memory_order_relaxed);
+}
+
 bool listeners_calm(void)
 {
     uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
-    bool calm =
-        !listeners_holding() &&
-        atomic_load_explicit(&seen_configuration, memory_order_relaxed) == configuration_now();
-    for (uint32_t i = 0; i < end && calm; i++) {
-        const struct segment_listener *shared = listeners[i].shared;
-        calm = !shared || (!atomic_load_explicit(&shared->gated, memory_order_relaxed) &&
-                           !atomic_load_explicit(&listeners[i].seen_gated, memory_order_relaxed) &&
-                           !atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed));
-    }
-    return calm;
+    if (listeners_holding() ||
+        atomic_load_explicit(&seen_configuration, memory_order_relaxed) != configuration_now())
+        return false;
+    for (uint32_t i = 0; i < end; i++)
+        if (can_be_gated(&listeners[i]) && !ungated_and_calm(&listeners[i]))
+            return false;
+    return true;
 }
 
 void listeners_refresh(void)

@@ -330,21 +330,20 @@ struct epoll_wait {
     int64_t timeout_ns;
 };
 
-static int wait_in_epoll(void *argument)
+/* `wait` is pausing_wait, or the call's own where there is nothing to pause. */
+static int wait_counted(struct watched_set *set, const struct epoll_call *call, int64_t timeout_ns,
+                        int (*wait)(const struct epoll_call *call, int64_t timeout_ns))
 {
-    const struct epoll_wait *wait = argument;
-    atomic_fetch_add(&wait->set->waiters, 1);
-    int ready = pausing_wait(&wait->call, wait->timeout_ns);
-    atomic_fetch_sub(&wait->set->waiters, 1);
+    atomic_fetch_add(&set->waiters, 1);
+    int ready = wait(call, timeout_ns);
+    atomic_fetch_sub(&set->waiters, 1);
     return ready;
 }
 
-static int wait_calmly(struct watched_set *set, const struct epoll_call *call, int64_t timeout_ns)
+static int wait_in_epoll(void *argument)
 {
-    atomic_fetch_add(&set->waiters, 1);
-    int ready = call->wait(call, timeout_ns);
-    atomic_fetch_sub(&set->waiters, 1);
-    return ready;
+    const struct epoll_wait *wait = argument;
+    return wait_counted(wait->set, &wait->call, wait->timeout_ns, pausing_wait);
 }
 
 /* Leaving the wait: another thread that waits on this set must then be the one to watch. */
@@ -412,9 +411,9 @@ static bool calm(const struct watched_set *set)
 
 /* With care, and again and again. Not inlined: what is calm shall not pay for its registers. */
 static __attribute__((noinline)) int watch(struct watched_set *set, const struct epoll_call *call,
-                                           int64_t timeout_ns, uint64_t started_ns)
+                                           int64_t timeout_ns, uint64_t deadline_ns)
 {
-    struct slices slices = slices_resume(timeout_ns, started_ns);
+    struct slices slices = slices_until(timeout_ns, deadline_ns);
     int ready = wait_watching(set, call, &slices);
     int saved = errno;
     slices_end(&slices);
@@ -430,16 +429,14 @@ int readiness_wait(const struct epoll_call *call, int64_t timeout_ns)
     admission_thread_waits();
     if (!set || !admission_active() || call->events_max <= 0)
         return pausing_wait(call, timeout_ns);
-    uint64_t started_ns = timeout_ns > 0 ? monotonic_ns() : 0;
+    uint64_t deadline_ns = slices_deadline(timeout_ns);
     if (!calm(set))
-        return watch(set, call, timeout_ns, started_ns);
-    int reported = wait_calmly(set, call, timeout_ns);
-    if (calm(set))
-        return reported;
-    int saved = errno,
-        ready = reported > 0 ? without_hidden(set, call->events, reported) : reported;
+        return watch(set, call, timeout_ns, deadline_ns);
+    int reported = wait_counted(set, call, timeout_ns, call->wait);
+    int saved = errno;
+    int ready = reported > 0 ? without_hidden(set, call->events, reported) : reported;
     if (ready == 0 && reported > 0) /* all of it has filled up meanwhile: the rest of the time */
-        return watch(set, call, timeout_ns, started_ns);
+        return watch(set, call, timeout_ns, deadline_ns);
     pass_the_watch(set);
     errno = saved;
     return ready;

@@ -142,7 +142,7 @@ struct segment_listener {
     _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
     _Atomic uint32_t crowded;       /* who was accepted last had waited: see flood.h */
     _Atomic uint32_t late_queue;    /* connections that waited when the first one was late */
-    _Atomic uint32_t late_mark, late_marks; /* and since: see lateness.c */
+    _Atomic uint32_t late_mark, late_marks; /* the last step of its growth since, and how many */
     _Atomic uint64_t late_from_ns; /* lateness.h: when a wait above the target counts as standing */
     _Atomic uint64_t standing_until_ns;
     /* What the eBPF probe saw, when it runs; queues in connections, times in microseconds. */

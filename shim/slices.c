@@ -13,17 +13,19 @@
 #define SLICE_LONGEST_NS (100 * MILLISECOND)
 #define EAGER_TURNS 3 /* slots often free right after the ceiling is met */
 
-struct slices slices_start(int64_t timeout_ns)
+uint64_t slices_deadline(int64_t timeout_ns)
 {
-    return slices_resume(timeout_ns, timeout_ns > 0 ? monotonic_ns() : 0);
+    return timeout_ns > 0 ? monotonic_ns() + (uint64_t)timeout_ns : 0;
 }
 
-struct slices slices_resume(int64_t timeout_ns, uint64_t started_ns)
+struct slices slices_until(int64_t timeout_ns, uint64_t deadline_ns)
 {
-    struct slices slices = {.timeout_ns = timeout_ns};
-    if (timeout_ns > 0)
-        slices.deadline_ns = started_ns + (uint64_t)timeout_ns;
-    return slices;
+    return (struct slices){.timeout_ns = timeout_ns, .deadline_ns = deadline_ns};
+}
+
+struct slices slices_start(int64_t timeout_ns)
+{
+    return slices_until(timeout_ns, slices_deadline(timeout_ns));
 }
 
 int64_t slices_left(const struct slices *slices)

@@ -175,13 +175,13 @@ static void call_setsockopt(void)
         abort();
 }
 
-/* A number that is not open: what is counted is the call, not the kernel's work. */
 static void call_accept4(void)
 {
     if (accept4(fd, NULL, NULL, 0) >= 0)
         abort();
 }
 
+/* A number that is not open: what is counted is the call, not the kernel's work. */
 static void call_close(void)
 {
     if (close(1000) == 0)
@@ -248,7 +248,7 @@ static int untracked(void)
 int main(int argc, char **argv)
 {
     if (argc != 4) {
-        fprintf(stderr, "usage: calls CALL untracked|tracked TIMES\n");
+        fprintf(stderr, "usage: calls CALL untracked|tracked|listener TIMES\n");
         return 2;
     }
     fd = strcmp(argv[2], "tracked") == 0    ? accepted()

@@ -24,6 +24,7 @@ BUILD = os.path.abspath(os.environ.get("BUILD", ROOT + "/build"))
 BPCTL = BUILD + "/bpctl"
 PYTHON = "/usr/bin/python3"
 wait_until = functools.partial(harness.wait_until, patience=20)
+BECOME_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 COMMANDS = "run ls show set pause resume drain top depth events metrics check probe".split()
 
 
@@ -263,8 +264,7 @@ def test_check_tells_what_limits_reach():
         if os.geteuid() == 0:
             shutil.copy("/usr/bin/true", directory + "/setuid")
             os.chmod(directory + "/setuid", 0o4755)
-            result = run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", BPCTL, "check",
-                         directory + "/setuid")
+            result = as_nobody(BPCTL, "check", directory + "/setuid")
             if os.access(BUILD, os.X_OK) and "Permission denied" not in result.stderr:
                 assert result.returncode == 1 and "set-user-ID" in result.stdout, result
     assert bpctl("check").returncode == 2
@@ -486,7 +486,7 @@ def test_a_log_rotation_finds_nothing_of_ours_open():
 # --- permissions ---
 
 def as_nobody(*command, **more):
-    return run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command, **more)
+    return run(*BECOME_NOBODY, *command, **more)
 
 
 def install_for_anybody(directory):
@@ -501,10 +501,9 @@ def test_a_server_whose_launcher_changes_the_user_is_found_by_its_name():
     if os.geteuid() != 0:
         print("          skipped: needs root")
         return
-    change_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     with tempfile.TemporaryDirectory() as directory:
         install_for_anybody(directory)
-        for launcher in (change_user, ["sh", "-c", '"$@" & child=$!; trap "kill $child" TERM; wait', "sh", *change_user]):
+        for launcher in (BECOME_NOBODY, ["sh", "-c", '"$@" & child=$!; trap "kill $child" TERM; wait', "sh", *BECOME_NOBODY]):
             with Server("total-conns=5", directory=directory, launcher=launcher) as server:
                 shown = server.show()
                 assert shown["user"] == "nobody" and shown["limits"]["total-conns"] == "5", shown
