@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -22,11 +23,27 @@
 #define WITHOUT_PROC 1024 /* descriptors looked at when /proc cannot tell which are open */
 
 _Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
+_Atomic uint64_t descriptors_withheld[DESCRIPTORS_MAX / DESCRIPTORS_PER_WORD];
+_Atomic bool descriptors_withheld_high;
 static _Atomic int table_end;
 
 int descriptors_end(void)
 {
     return atomic_load(&table_end);
+}
+
+int descriptors_kernel_end(void)
+{
+    static const char label[] = "\nFDSize:\t";
+    char status[1024] = "";
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return INT_MAX;
+    kernel_call(SYS_read, fd, status, sizeof status - 1);
+    kernel_call(SYS_close, fd);
+    const char *found = strstr(status, label);
+    int end = found ? atoi(found + sizeof label - 1) : 0;
+    return end > 0 ? end : INT_MAX;
 }
 
 /* Lets the room that owns what was at `fd` know that it is there no longer. */
@@ -54,6 +71,20 @@ static void gone(int fd, descriptor what, const struct departure *departure)
     }
 }
 
+/* Before `fd` is put in the table as one of this kind, and after it was taken out. */
+static void mark_withheld(int fd, enum descriptor_kind kind)
+{
+    _Atomic uint64_t *word = &descriptors_withheld[fd / DESCRIPTORS_PER_WORD];
+    uint64_t bit = UINT64_C(1) << fd % DESCRIPTORS_PER_WORD;
+    if (kind == DESCRIPTOR_LISTENER || kind == DESCRIPTOR_EPOLL) {
+        if (fd >= DESCRIPTORS_PER_WORD)
+            atomic_store(&descriptors_withheld_high, true);
+        atomic_fetch_or(word, bit);
+    } else if (atomic_load_explicit(word, memory_order_relaxed) & bit) {
+        atomic_fetch_and(word, ~bit);
+    }
+}
+
 void descriptor_put(int fd, descriptor what)
 {
     if ((unsigned)fd >= DESCRIPTORS_MAX)
@@ -64,6 +95,7 @@ void descriptor_put(int fd, descriptor what)
     descriptor before = descriptor_at(fd);
     if (before == 0 && what == 0)
         return;
+    mark_withheld(fd, descriptor_kind(what));
     before = atomic_exchange(&descriptor_table[fd], what);
     if (before == 0 || before == what)
         return;
@@ -77,7 +109,9 @@ descriptor descriptor_take(int fd)
 {
     if (descriptor_at(fd) == 0)
         return 0;
-    return atomic_exchange(&descriptor_table[fd], 0);
+    descriptor what = atomic_exchange(&descriptor_table[fd], 0);
+    mark_withheld(fd, DESCRIPTOR_NONE);
+    return what;
 }
 
 static descriptor depart(int fd, struct departure *departure)

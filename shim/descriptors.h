@@ -8,6 +8,8 @@
 #ifndef BACKPRESSURE_DESCRIPTORS_H
 #define BACKPRESSURE_DESCRIPTORS_H
 
+#include "internal.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,7 +28,7 @@ enum descriptor_kind {
 /* kind << 60 | index << 32 | generation; 0 is a descriptor that is not tracked */
 typedef uint64_t descriptor;
 
-extern _Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
+extern INTERNAL _Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
 
 static inline descriptor descriptor_make(enum descriptor_kind kind, uint32_t index,
                                          uint32_t generation)
@@ -66,8 +68,23 @@ static inline bool descriptor_untracked(int fd)
                             1);
 }
 
+/*
+ * The listeners and epoll sets among them, whose readiness may be withheld from the program: a bit
+ * each, in the words that select takes.
+ */
+#define DESCRIPTORS_PER_WORD 64
+extern INTERNAL _Atomic uint64_t descriptors_withheld[DESCRIPTORS_MAX / DESCRIPTORS_PER_WORD];
+extern INTERNAL _Atomic bool descriptors_withheld_high; /* one was outside the first word */
+
 /* One above the highest number that was ever tracked. */
 int descriptors_end(void);
+
+/*
+ * One above the highest number there is room for in the kernel's table of this process, beyond
+ * which select looks at nothing, whatever it is asked (fs/select.c, core_sys_select). INT_MAX when
+ * /proc does not tell (proc_pid_status(5), FDSize). Some ten microseconds.
+ */
+int descriptors_kernel_end(void);
 
 /*
  * Puts `what` at `fd`. What was there is the trace of a close that the shim did not see: it is

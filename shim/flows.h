@@ -10,6 +10,7 @@
 #define BACKPRESSURE_FLOWS_H
 
 #include "descriptors.h"
+#include "internal.h"
 #include "service.h"
 
 /* Which limits on bytes are in force: flows_mode(). */
@@ -65,9 +66,9 @@ struct flow {
     _Atomic int late_error;
 };
 
-extern struct flow flows[SEGMENT_CONNS];
-extern _Atomic uint32_t flows_mode_now;
-extern _Atomic uint64_t flows_seen_limits;
+extern INTERNAL struct flow flows[SEGMENT_CONNS];
+extern INTERNAL _Atomic uint32_t flows_mode_now;
+extern INTERNAL _Atomic uint64_t flows_seen_limits;
 
 /* Works the mode out again after limits changed, and brings every connection in line. */
 void flows_refresh(void);

@@ -85,6 +85,12 @@ static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *
     return out;
 }
 
+/* Nothing is out of sight, and there is nothing to come back for. */
+static bool calm(void)
+{
+    return !readiness_hidden() && flows_idle() && admission_calm();
+}
+
 /* --- poll --- */
 
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
@@ -179,19 +185,19 @@ static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t coun
     }
 }
 
-int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals)
+/* With care, and again and again, in a copy of the call. */
+static __attribute__((noinline)) int watch_poll(struct pollfd *fds, nfds_t count,
+                                                struct slices slices, const sigset_t *signals)
 {
     struct pollfd on_stack[ON_STACK], *scratch = on_stack;
     struct timespec time;
     size_t size = count * sizeof *fds;
 
-    admission_thread_waits();
     if (count > ON_STACK) {
         scratch = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (scratch == MAP_FAILED)
-            return REAL(ppoll)(fds, count, to_timespec(timeout_ns, &time), signals);
+            return REAL(ppoll)(fds, count, to_timespec(slices_left(&slices), &time), signals);
     }
-    struct slices slices = slices_start(timeout_ns);
     int ready = poll_watching(fds, scratch, count, &slices, signals);
     slices_end(&slices);
     if (scratch != on_stack) {
@@ -202,53 +208,122 @@ int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sig
     return ready;
 }
 
+int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals)
+{
+    struct timespec time;
+
+    admission_thread_waits();
+    uint64_t deadline_ns = slices_deadline(timeout_ns);
+    if (calm()) {
+        int ready = REAL(ppoll)(fds, count, to_timespec(timeout_ns, &time), signals);
+        if (ready <= 0 || admission_all_visible())
+            return ready;
+        ready = settle_poll(fds, fds, count);
+        if (ready > 0)
+            return ready;
+    }
+    return watch_poll(fds, count, slices_until(timeout_ns, deadline_ns), signals);
+}
+
 /* --- select --- */
 
-#define SELECT_ON_STACK (FD_SETSIZE / MASKING_WORD_BITS)
+#define SELECT_ON_STACK (FD_SETSIZE / DESCRIPTORS_PER_WORD)
 
 static size_t words(int end)
 {
-    return ((size_t)end + MASKING_WORD_BITS - 1) / MASKING_WORD_BITS;
+    return ((size_t)end + DESCRIPTORS_PER_WORD - 1) / DESCRIPTORS_PER_WORD;
+}
+
+static uint64_t mask_of(int fd)
+{
+    return UINT64_C(1) << fd % DESCRIPTORS_PER_WORD;
 }
 
 static bool bit(const uint64_t *set, int fd)
 {
-    return set && set[fd / MASKING_WORD_BITS] >> fd % MASKING_WORD_BITS & 1;
+    return set && set[fd / DESCRIPTORS_PER_WORD] & mask_of(fd);
+}
+
+/* The first in `set` that is not below `from`; `end` when there is none. */
+static int next_in(const uint64_t *set, int from, int end)
+{
+    while (set && from < end) {
+        uint64_t rest = set[from / DESCRIPTORS_PER_WORD] >> from % DESCRIPTORS_PER_WORD;
+        if (rest)
+            return from + __builtin_ctzll(rest);
+        from += DESCRIPTORS_PER_WORD - from % DESCRIPTORS_PER_WORD;
+    }
+    return end;
+}
+
+/* As the kernel does: programs pass getdtablesize() with sets that are no longer than fd_set. */
+static int cut_to_kernel(int end)
+{
+    if (end <= FD_SETSIZE)
+        return end;
+    int most = descriptors_kernel_end();
+    return end < most ? end : most;
+}
+
+/* Whether any in the set may be withheld. */
+static bool any_withheld(const uint64_t *set, int end)
+{
+    for (size_t word = 0; set && word < words(end); word++)
+        if (set[word] & atomic_load_explicit(&descriptors_withheld[word], memory_order_relaxed))
+            return true;
+    return false;
+}
+
+/* Whether any in both sets is a connection whose input may be paused. */
+static bool any_pausable(const uint64_t *set, const uint64_t *write_set, int end)
+{
+    if (!write_set || !(flows_mode() & FLOWS_PAUSE))
+        return false;
+    for (int fd = next_in(set, 0, end); fd < end; fd = next_in(set, fd + 1, end))
+        if (bit(write_set, fd) && descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN)
+            return true;
+    return false;
 }
 
 bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds)
 {
-    const uint64_t *set = (const void *)read_fds, *write_set = (const void *)write_fds;
     if (end <= 0 || !admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
         return false;
-    bool pause = flows_mode() & FLOWS_PAUSE;
-    for (int fd = 0; set && fd < end; fd++)
-        if (bit(set, fd) &&
-            (concerns(fd) || (pause && bit(write_set, fd) &&
-                              descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN)))
-            return true;
-    return flows_concerned();
+    int tracked = descriptors_end();
+    end = end < tracked ? end : tracked;
+    return any_withheld((const void *)read_fds, end) ||
+           any_pausable((const void *)read_fds, (const void *)write_fds, end) || flows_concerned();
 }
 
+/* What select was asked, and what the kernel made of it: read, write, except. */
 struct select_call {
     int end;
-    uint64_t *sets[3];   /* the program's: read, write, except */
-    uint64_t *result[3]; /* what the kernel made of them */
+    uint64_t *asked[3];
+    uint64_t *result[3];
 };
+
+static void copy_sets(const struct select_call *call, uint64_t *const to[3],
+                      uint64_t *const from[3])
+{
+    for (int i = 0; i < 3; i++)
+        if (from[i])
+            memcpy(to[i], from[i], words(call->end) * sizeof(uint64_t));
+}
 
 static bool mask_select(const struct select_call *call, bool *somebody_pending)
 {
+    const uint64_t *reads = call->asked[0];
     bool left_out = false;
-    for (int i = 0; i < 3; i++)
-        if (call->sets[i])
-            memcpy(call->result[i], call->sets[i], words(call->end) * sizeof(uint64_t));
-    for (int fd = 0; fd < call->end; fd++) {
-        if (paused(fd, bit(call->sets[0], fd), bit(call->sets[1], fd)))
-            call->result[0][fd / MASKING_WORD_BITS] &= ~(UINT64_C(1) << fd % MASKING_WORD_BITS);
-        if (!bit(call->sets[0], fd) || descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
+    copy_sets(call, call->result, call->asked);
+    for (int fd = next_in(reads, 0, call->end); fd < call->end;
+         fd = next_in(reads, fd + 1, call->end)) {
+        uint64_t *word = &call->result[0][fd / DESCRIPTORS_PER_WORD];
+        if (paused(fd, true, bit(call->asked[1], fd)))
+            *word &= ~mask_of(fd);
+        if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
         if (masked(fd)) {
-            call->result[0][fd / MASKING_WORD_BITS] &= ~(UINT64_C(1) << fd % MASKING_WORD_BITS);
+            *word &= ~mask_of(fd);
             left_out = true;
         } else if (pending(fd)) {
             *somebody_pending = true;
@@ -257,14 +332,16 @@ static bool mask_select(const struct select_call *call, bool *somebody_pending)
     return left_out;
 }
 
+/* Hands out what settle_poll does. */
 static int settle_select(const struct select_call *call, int ready)
 {
-    for (int fd = 0; call->sets[0] && fd < call->end; fd++) {
-        uint64_t mask = UINT64_C(1) << fd % MASKING_WORD_BITS;
-        uint64_t *word = &call->result[0][fd / MASKING_WORD_BITS];
-        if (bit(call->sets[0], fd) && call->sets[1] && bit(call->result[1], fd))
+    const uint64_t *reads = call->asked[0];
+    for (int fd = next_in(reads, 0, call->end); fd < call->end;
+         fd = next_in(reads, fd + 1, call->end)) {
+        uint64_t *word = &call->result[0][fd / DESCRIPTORS_PER_WORD], mask = mask_of(fd);
+        if (call->asked[1] && bit(call->result[1], fd))
             pausing_told(fd);
-        if (!bit(call->sets[0], fd) || descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
+        if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
         if (*word & mask && masked(fd)) {
             *word &= ~mask;
@@ -275,13 +352,6 @@ static int settle_select(const struct select_call *call, int ready)
         }
     }
     return ready;
-}
-
-static void hand_out(const struct select_call *call)
-{
-    for (int i = 0; i < 3; i++)
-        if (call->sets[i])
-            memcpy(call->sets[i], call->result[i], words(call->end) * sizeof(uint64_t));
 }
 
 struct select_wait {
@@ -317,20 +387,51 @@ static int select_watching(const struct select_call *call, struct slices *slices
             return reported;
         int ready = settle_select(call, reported);
         if (ready > 0 || (slice == left && (reported == 0 || left == 0))) {
-            hand_out(call);
+            copy_sets(call, call->asked, call->result);
             return ready;
         }
         signals_hold(&slices->held);
     }
 }
 
+#define WITHHELD (-2)
+
+/* Asks the kernel with the program's own sets, `kept->result`, of which it keeps a copy. WITHHELD
+ * when none of those that are ready is to be seen: the sets are as they were, then. */
+static int select_calmly(const struct select_call *kept, int64_t timeout_ns,
+                         const sigset_t *signals)
+{
+    struct timespec time;
+    uint64_t *const *sets = kept->result;
+    copy_sets(kept, kept->asked, sets);
+    int ready = REAL(pselect)(kept->end, (void *)sets[0], (void *)sets[1], (void *)sets[2],
+                              to_timespec(timeout_ns, &time), signals);
+    if (ready <= 0 || admission_all_visible())
+        return ready;
+    ready = settle_select(kept, ready);
+    if (ready > 0)
+        return ready;
+    copy_sets(kept, sets, kept->asked);
+    return WITHHELD;
+}
+
+static int select_in(const struct select_call *call, struct slices *slices, const sigset_t *signals)
+{
+    const struct select_call kept = {.end = call->end,
+                                     .asked = {call->result[0], call->result[1], call->result[2]},
+                                     .result = {call->asked[0], call->asked[1], call->asked[2]}};
+    int ready = calm() ? select_calmly(&kept, slices->timeout_ns, signals) : WITHHELD;
+    return ready == WITHHELD ? select_watching(call, slices, signals) : ready;
+}
+
 int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
                    int64_t timeout_ns, const sigset_t *signals, int64_t *left_ns)
 {
     uint64_t on_stack[3 * SELECT_ON_STACK], *scratch = on_stack;
+    end = cut_to_kernel(end);
     size_t size = words(end) * sizeof(uint64_t);
     struct select_call call = {.end = end,
-                               .sets = {(void *)read_fds, (void *)write_fds, (void *)except_fds}};
+                               .asked = {(void *)read_fds, (void *)write_fds, (void *)except_fds}};
     struct timespec time;
 
     admission_thread_waits();
@@ -341,16 +442,15 @@ int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_
                                  to_timespec(timeout_ns, &time), signals);
     }
     for (size_t i = 0; i < 3; i++)
-        call.result[i] = call.sets[i] ? scratch + i * words(end) : NULL;
+        call.result[i] = call.asked[i] ? scratch + i * words(end) : NULL;
     struct slices slices = slices_start(timeout_ns);
-    int ready = select_watching(&call, &slices, signals);
+    int ready = select_in(&call, &slices, signals);
+    int saved = errno;
     if (left_ns)
         *left_ns = slices_left(&slices);
     slices_end(&slices);
-    if (scratch != on_stack) {
-        int saved = errno;
+    if (scratch != on_stack)
         munmap(scratch, size * 3);
-        errno = saved;
-    }
+    errno = saved;
     return ready;
 }

@@ -29,19 +29,15 @@ static inline bool masking_passes_poll(const struct pollfd *fds, nfds_t count)
     return end == fds;
 }
 
-#define MASKING_WORD_BITS 64
-
-/* The same of select, whose sets may be longer than fd_set, as the kernel allows them to be. */
+/* The same of select. Listeners mostly have low numbers, so that the first word tells of any set.
+ */
 static inline bool masking_passes_select(int end, const fd_set *read_fds)
 {
     const uint64_t *set = (const void *)read_fds;
-    if (!flows_quiet())
+    if (!flows_quiet() || atomic_load_explicit(&descriptors_withheld_high, memory_order_relaxed))
         return false;
-    for (int from = 0; set && from < end; from += MASKING_WORD_BITS)
-        for (uint64_t word = set[from / MASKING_WORD_BITS]; word; word &= word - 1)
-            if (!descriptor_untracked(from + __builtin_ctzll(word)))
-                return false;
-    return true;
+    return end <= 0 || !set ||
+           !(*set & atomic_load_explicit(descriptors_withheld, memory_order_relaxed));
 }
 
 /* Whether the call concerns any of these, so that it must not go straight to the kernel. */

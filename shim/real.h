@@ -6,6 +6,8 @@
 #ifndef BACKPRESSURE_REAL_H
 #define BACKPRESSURE_REAL_H
 
+#include "internal.h"
+
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -95,7 +97,7 @@ struct real_functions {
 #undef REAL_MEMBER
 };
 
-extern struct real_functions real_functions;
+extern INTERNAL struct real_functions real_functions;
 
 /* Binds every function. Idempotent; safe before constructors and from several threads. */
 void real_bind(void);

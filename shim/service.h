@@ -5,6 +5,7 @@
 #ifndef BACKPRESSURE_SERVICE_H
 #define BACKPRESSURE_SERVICE_H
 
+#include "internal.h"
 #include "segment.h"
 
 #include <pthread.h>
@@ -18,7 +19,7 @@ struct service {
     bool foreign_network;
 };
 
-extern struct service service;
+extern INTERNAL struct service service;
 
 /*
  * Not 0 while a vfork child runs on this thread's stack, in its parent's memory: what it does to

@@ -58,7 +58,7 @@ static void call_writev(void)
 
 static void call_poll(void)
 {
-    struct pollfd one = {.fd = fd, .events = POLLPRI};
+    struct pollfd one = {.fd = fd, .events = POLLIN};
     if (poll(&one, 1, 0) < 0)
         abort();
 }
@@ -69,7 +69,7 @@ static void call_select(void)
     struct timeval now = {0, 0};
     FD_ZERO(&readable);
     FD_SET(fd, &readable);
-    if (select(fd + 1, NULL, NULL, &readable, &now) < 0)
+    if (select(fd + 1, &readable, NULL, NULL, &now) < 0)
         abort();
 }
 
@@ -123,7 +123,7 @@ static void call_sendmsg(void)
 
 static void call_ppoll(void)
 {
-    struct pollfd one = {.fd = fd, .events = POLLPRI};
+    struct pollfd one = {.fd = fd, .events = POLLIN};
     struct timespec now = {0, 0};
     if (ppoll(&one, 1, &now, NULL) < 0)
         abort();
@@ -131,11 +131,11 @@ static void call_ppoll(void)
 
 static void call_pselect(void)
 {
-    fd_set urgent;
+    fd_set readable;
     struct timespec now = {0, 0};
-    FD_ZERO(&urgent);
-    FD_SET(fd, &urgent);
-    if (pselect(fd + 1, NULL, NULL, &urgent, &now, NULL) < 0)
+    FD_ZERO(&readable);
+    FD_SET(fd, &readable);
+    if (pselect(fd + 1, &readable, NULL, NULL, &now, NULL) < 0)
         abort();
 }
 

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -442,6 +443,52 @@ static void every_signal_ends_a_wait(void **state)
     assert_int_equal(interrupted.wrong, 0);
 }
 
+static void *wait_once(void *argument)
+{
+    struct interrupted *waiter = argument;
+    atomic_store(&waiter->call.thread_id, gettid());
+    waiter->call.result = waiter->wait();
+    atomic_store(&waiter->call.done, true);
+    return NULL;
+}
+
+/* Somebody comes in at another listener, and takes the slot there was when the wait began. */
+static void fill_up_elsewhere(int elsewhere)
+{
+    if (!shimmed)
+        return;
+    inside_client = connect_to(elsewhere);
+    inside = accept(elsewhere, NULL, NULL);
+    assert_true(inside >= 0);
+    waiting_client = connect_to(listener);
+}
+
+static void a_wait_that_began_with_room_withholds_what_came_too_late(void **state)
+{
+    struct interrupted waiter = {.wait = *(int (**)(void)) * state};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int elsewhere = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(elsewhere, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(elsewhere, 8), 0);
+    if (shimmed) {
+        close(inside);
+        close(inside_client);
+        assert_int_equal(shutdown(waiting_client, SHUT_RDWR), 0);
+        close(accept(listener, NULL, NULL));
+        close(waiting_client);
+    }
+    assert_int_equal(pthread_create(&waiter.call.thread, NULL, wait_once, &waiter), 0);
+    until_asleep(&waiter.call);
+    fill_up_elsewhere(elsewhere);
+    for (int naps = 0; naps < 30; naps++, nap())
+        assert_false(atomic_load(&waiter.call.done));
+    int client = make_room();
+    finish(&waiter.call);
+    assert_int_equal(waiter.call.result, 1);
+    close(client);
+    close(elsewhere);
+}
+
 static void ppoll_opens_its_signal_mask(void **state)
 {
     struct pollfd fds = {.fd = listener, .events = POLLIN};
@@ -500,6 +547,28 @@ static void select_leaves_the_other_sets_right(void **state)
     assert_true(FD_ISSET(pipes[1], &write_set));
     close(pipes[0]);
     close(pipes[1]);
+}
+
+/* The old idiom select(getdtablesize(), ...): the kernel looks no further than its own table. */
+static void select_reads_no_further_than_the_kernel(void **state)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct timeval timeout = {0, 20000};
+    (void)state;
+    assert_true(pages != MAP_FAILED);
+    assert_int_equal(mprotect(pages + page, page, PROT_NONE), 0);
+    fd_set *set = (fd_set *)(void *)(pages + page - sizeof *set);
+    FD_SET(listener, set);
+    assert_int_equal(select(1 << 20, set, NULL, NULL, &timeout), 0);
+    assert_false(FD_ISSET(listener, set));
+    int client = make_room();
+    timeout.tv_sec = 5;
+    FD_SET(listener, set);
+    assert_int_equal(select(1 << 20, set, NULL, NULL, &timeout), 1);
+    assert_true(FD_ISSET(listener, set));
+    close(client);
+    munmap(pages, 2 * page);
 }
 
 static int epoll_with(uint32_t events)
@@ -606,6 +675,13 @@ static void set_within_a_set(void **state)
             &waits_with_##call                                                                     \
     }
 
+#define ROOM_TEST(call)                                                                            \
+    {                                                                                              \
+        "a_wait_that_began_with_room_withholds_what_came_too_late, " #call,                        \
+            a_wait_that_began_with_room_withholds_what_came_too_late, set_up, tear_down,           \
+            &waits_with_##call                                                                     \
+    }
+
 int main(void)
 {
     static int (*waits_with_accept)(void) = wait_with_accept;
@@ -631,9 +707,13 @@ int main(void)
         SIGNAL_TEST(poll),
         SIGNAL_TEST(select),
         SIGNAL_TEST(epoll),
+        ROOM_TEST(poll),
+        ROOM_TEST(select),
+        ROOM_TEST(epoll),
         TEST(ppoll_opens_its_signal_mask),
         TEST(select_waits_and_tells_what_is_left),
         TEST(select_leaves_the_other_sets_right),
+        TEST(select_reads_no_further_than_the_kernel),
         EPOLL_TEST(0, "level"),
         EPOLL_TEST(1, "edge"),
         EPOLL_TEST(2, "oneshot"),
