@@ -17,6 +17,8 @@
 
 #define SECOND_NS UINT64_C(1000000000)
 #define WINDOW_LEAST 1024
+#define FREED_GAPS 8
+#define FREED_GAP_MOST_NS SECOND_NS
 
 /* How many descriptors of this process refer to each slot. Copied by fork, like the descriptors. */
 static _Atomic uint16_t local_references[SEGMENT_CONNS];
@@ -260,6 +262,19 @@ static bool holders_remove(struct segment_conn *conn, uint32_t process, uint64_t
     }
 }
 
+/* Two at once may lose one of the two notes. */
+static void note_freed(struct segment *segment)
+{
+    uint64_t now = monotonic_ns();
+    uint64_t last = atomic_load_explicit(&segment->freed_ns, memory_order_relaxed);
+    uint64_t gap = now > last ? now - last : 0;
+    uint64_t mean = atomic_load_explicit(&segment->freed_gap_ns, memory_order_relaxed);
+    gap = gap < FREED_GAP_MOST_NS ? gap : FREED_GAP_MOST_NS;
+    atomic_store_explicit(&segment->freed_gap_ns, mean - mean / FREED_GAPS + gap / FREED_GAPS,
+                          memory_order_relaxed);
+    atomic_store_explicit(&segment->freed_ns, now, memory_order_relaxed);
+}
+
 /* Callers are between change_begins and change_ends. */
 static bool free_slot(uint32_t slot, uint32_t state)
 {
@@ -278,7 +293,7 @@ static bool free_slot(uint32_t slot, uint32_t state)
     atomic_store(&segment->conn_state[slot], ((state >> 2) + 1) << 2 | CONN_FREE);
     peers_cancel(peer);
     gauge_give(&segment->conns);
-    atomic_store_explicit(&segment->freed_ns, monotonic_ns(), memory_order_relaxed);
+    note_freed(segment);
     segment_wake(segment, false);
     return true;
 }

@@ -24,7 +24,7 @@
 
 _Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
 _Atomic uint64_t descriptors_withheld[DESCRIPTORS_MAX / DESCRIPTORS_PER_WORD];
-_Atomic bool descriptors_withheld_high;
+_Atomic int descriptors_withheld_end;
 static _Atomic int table_end;
 
 int descriptors_end(void)
@@ -71,14 +71,34 @@ static void gone(int fd, descriptor what, const struct departure *departure)
     }
 }
 
+static void raise_to(_Atomic int *end, int least)
+{
+    int seen = atomic_load(end);
+    while (seen < least && !atomic_compare_exchange_weak(end, &seen, least))
+        ;
+}
+
+int descriptors_next_withheld(int fd)
+{
+    int end = atomic_load_explicit(&descriptors_withheld_end, memory_order_acquire);
+    while (fd < end) {
+        uint64_t rest = atomic_load_explicit(&descriptors_withheld[fd / DESCRIPTORS_PER_WORD],
+                                             memory_order_acquire) >>
+                        fd % DESCRIPTORS_PER_WORD;
+        if (rest)
+            return fd + __builtin_ctzll(rest);
+        fd += DESCRIPTORS_PER_WORD - fd % DESCRIPTORS_PER_WORD;
+    }
+    return -1;
+}
+
 /* Before `fd` is put in the table as one of this kind, and after it was taken out. */
 static void mark_withheld(int fd, enum descriptor_kind kind)
 {
     _Atomic uint64_t *word = &descriptors_withheld[fd / DESCRIPTORS_PER_WORD];
     uint64_t bit = UINT64_C(1) << fd % DESCRIPTORS_PER_WORD;
     if (kind == DESCRIPTOR_LISTENER || kind == DESCRIPTOR_EPOLL) {
-        if (fd >= DESCRIPTORS_PER_WORD)
-            atomic_store(&descriptors_withheld_high, true);
+        raise_to(&descriptors_withheld_end, fd + 1);
         atomic_fetch_or(word, bit);
     } else if (atomic_load_explicit(word, memory_order_relaxed) & bit) {
         atomic_fetch_and(word, ~bit);
@@ -89,9 +109,8 @@ void descriptor_put(int fd, descriptor what)
 {
     if ((unsigned)fd >= DESCRIPTORS_MAX)
         return;
-    int end = atomic_load(&table_end);
-    while (what && end <= fd && !atomic_compare_exchange_weak(&table_end, &end, fd + 1))
-        ;
+    if (what)
+        raise_to(&table_end, fd + 1);
     descriptor before = descriptor_at(fd);
     if (before == 0 && what == 0)
         return;
@@ -207,16 +226,38 @@ void descriptor_close_own(int fd)
     kernel_call(SYS_close, fd);
 }
 
-int descriptor_move_high(int fd)
+/* Where the highest quarter begins; 0 when nobody tells. */
+static int high_numbers(void)
 {
     struct rlimit limit;
-    int high = fd;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        int most = limit.rlim_cur < DESCRIPTORS_MAX ? (int)limit.rlim_cur : DESCRIPTORS_MAX;
-        high = (int)kernel_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, most - most / 4);
-    }
-    if (high < 0 || high == fd)
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 0;
+    int most = limit.rlim_cur < DESCRIPTORS_MAX ? (int)limit.rlim_cur : DESCRIPTORS_MAX;
+    return most - most / 4;
+}
+
+/* The limit is asked for once, and again when it has become too low for the answer. */
+static int duplicate_high(int fd)
+{
+    static _Atomic int high;
+    if (atomic_load_explicit(&high, memory_order_relaxed) == 0)
+        atomic_store_explicit(&high, high_numbers(), memory_order_relaxed);
+    int from = atomic_load_explicit(&high, memory_order_relaxed);
+    int moved = (int)kernel_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, from);
+    if (moved >= 0 || errno != EINVAL)
+        return moved;
+    from = high_numbers();
+    atomic_store_explicit(&high, from, memory_order_relaxed);
+    return (int)kernel_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, from);
+}
+
+int descriptor_move_high(int fd)
+{
+    int high = duplicate_high(fd);
+    if (high < 0) {
+        kernel_call(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC);
         return fd;
+    }
     kernel_call(SYS_close, fd);
     descriptor_put(high, 0); /* the trace of an unseen close, if there is one */
     return high;

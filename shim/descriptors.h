@@ -74,7 +74,10 @@ static inline bool descriptor_untracked(int fd)
  */
 #define DESCRIPTORS_PER_WORD 64
 extern INTERNAL _Atomic uint64_t descriptors_withheld[DESCRIPTORS_MAX / DESCRIPTORS_PER_WORD];
-extern INTERNAL _Atomic bool descriptors_withheld_high; /* one was outside the first word */
+extern INTERNAL _Atomic int descriptors_withheld_end; /* one above the highest there ever was */
+
+/* The first of them from `fd` on; -1 when there is none. */
+int descriptors_next_withheld(int fd);
 
 /* One above the highest number that was ever tracked. */
 int descriptors_end(void);
@@ -113,8 +116,9 @@ void descriptor_duplicated(int from, int to);
 void descriptor_close_own(int fd);
 
 /*
- * Moves a descriptor of the shim's own (FD_CLOEXEC) to a high number, so that programs which use
- * select find the low ones free. Returns the new number, or `fd` when there is none.
+ * Moves a descriptor of the shim's own to a high number, so that programs which use select find the
+ * low ones free, and makes it close on exec, in a program that cannot know of it. Returns the new
+ * number, or `fd` when there is none.
  */
 int descriptor_move_high(int fd);
 

@@ -12,13 +12,17 @@
 /* RFC 8289, 3.1: long against the target, and short against the patience of clients. */
 #define INTERVAL_LEAST_NS (100 * MILLISECOND)
 #define INTERVAL_TARGETS 10
+/* Below its capacity, a server that a neighbour slows down for a moment has a queue above the
+ * target for an interval now and then, hardly ever for two; what overloads it by a third or more is
+ * found by its growth, long before. */
+#define PROOF_INTERVALS 2
 #define GROWN 2
-#define GROWN_BY_LEAST 16
+#define GROWN_BY_LEAST 32
 /* A flood makes the queue grow by this much so many times, with no loss in between. A pause of the
  * program makes it grow once, and a burst is over before its first client is late. */
 #define CLIMB_STEP 4
 #define CLIMB_STEPS 4
-/* A queue that lost a quarter in an interval is being worked off: so after a pause of the program.
+/* A queue that lost a quarter in that time is being worked off: so after a pause of the program.
  */
 #define SHRUNK_NUMERATOR 3
 #define SHRUNK_DENOMINATOR 4
@@ -141,6 +145,7 @@ bool lateness_sheds(int fd, struct listener *listener, struct lateness_client cl
         return false;
     uint64_t now = monotonic_ns(), interval = target_ns * INTERVAL_TARGETS;
     interval = interval > INTERVAL_LEAST_NS ? interval : INTERVAL_LEAST_NS;
+    uint64_t proof = PROOF_INTERVALS * interval;
     atomic_store_explicit(&shared->crowded, client.waited_ns * 2 >= target_ns,
                           memory_order_relaxed);
     uint64_t from = atomic_load_explicit(&shared->late_from_ns, memory_order_relaxed);
@@ -153,14 +158,14 @@ bool lateness_sheds(int fd, struct listener *listener, struct lateness_client cl
         return stands && client.closed;
     }
     if (!stands && from == 0) {
-        suspect(fd, shared, now + interval);
+        suspect(fd, shared, now + proof);
         return false;
     }
-    bool just_late = now + interval < from + target_ns;
+    bool just_late = now + proof < from + target_ns;
     if (!stands && now < from && !overflows(fd, shared, just_late))
         return false;
     if (!stands && now >= from && shrinks(fd, shared)) {
-        suspect(fd, shared, now + interval);
+        suspect(fd, shared, now + proof);
         return false;
     }
     /* It stands until nobody was late for as long. */

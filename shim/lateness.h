@@ -4,7 +4,7 @@
  *
  * The rule is CoDel's (Nichols and Jacobson, "Controlling Queue Delay", 2012; RFC 8289): one long
  * wait is a burst, and bursts are what queues are for. A queue stands when the wait of everyone who
- * was accepted stayed above the target for a whole interval, in which it did not become a quarter
+ * was accepted stayed above the target for two intervals, in which it did not become a quarter
  * shorter; or, sooner, when it goes on growing after the first one was late, or has become twice as
  * long. CoDel then drops one packet at a time, since senders slow down; clients of a server mostly
  * do not, so a standing queue is drained at once of all that waited longer than three quarters of

@@ -315,8 +315,8 @@ void listeners_gate(bool room)
                          atomic_load(&segment->admission) != ADMISSION_OPEN);
     if (all ? all_gated() : !flooded && !listeners_gated() && !any_stands())
         return;
-    int end = descriptors_end(), saved = errno;
-    for (int fd = 0; fd < end; fd++) {
+    int saved = errno;
+    for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
         struct listener *listener = listeners_tracked(fd);
         if (!listener || !can_be_gated(listener))
             continue;
@@ -344,8 +344,7 @@ bool listeners_gated(void)
 
 void listeners_release(void)
 {
-    int end = descriptors_end();
-    for (int fd = 0; fd < end; fd++) {
+    for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
         struct listener *listener = listeners_tracked(fd);
         if (!listener)
             continue;
@@ -400,8 +399,9 @@ void listeners_refresh(void)
     if (before == configuration || !service_active() ||
         !atomic_compare_exchange_strong(&seen_configuration, &before, configuration))
         return;
-    int end = descriptors_end(), saved = errno;
-    for (int fd = 0; fd < end && before != UINT64_MAX; fd++) {
+    int saved = errno;
+    bool changed = before != UINT64_MAX;
+    for (int fd = -1; changed && (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
         struct listener *listener = listeners_tracked(fd);
         if (!listener)
             continue;

@@ -34,7 +34,8 @@ static inline bool masking_passes_poll(const struct pollfd *fds, nfds_t count)
 static inline bool masking_passes_select(int end, const fd_set *read_fds)
 {
     const uint64_t *set = (const void *)read_fds;
-    if (!flows_quiet() || atomic_load_explicit(&descriptors_withheld_high, memory_order_relaxed))
+    if (!flows_quiet() || atomic_load_explicit(&descriptors_withheld_end, memory_order_relaxed) >
+                              DESCRIPTORS_PER_WORD)
         return false;
     return end <= 0 || !set ||
            !(*set & atomic_load_explicit(descriptors_withheld, memory_order_relaxed));

@@ -323,7 +323,7 @@ void segment_wake(struct segment *segment, bool everybody)
     atomic_fetch_add(&segment->room, 1);
     /* The one that is woken may be at a ceiling of its own process, and of no use. */
     everybody = everybody || segment_limit(segment, LIMIT_CONNS) != LIMIT_OFF;
-    if (everybody || atomic_load(&segment->room_awaited)) {
+    if (atomic_load(&segment->room_awaited)) {
         int saved = errno;
         /* Cleared first: who goes to sleep after this sets it again. */
         atomic_store(&segment->room_awaited, 0);

@@ -20,7 +20,7 @@
 #include <sys/types.h>
 
 #define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
-#define SEGMENT_VERSION 6
+#define SEGMENT_VERSION 7
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PROCESSES 2048
@@ -218,6 +218,7 @@ struct segment {
     _Atomic uint32_t room;            /* futex: moves whenever a slot may have become free */
     _Atomic uint32_t room_awaited;    /* somebody sleeps on it */
     _Atomic uint64_t freed_ns;        /* when a slot became free last */
+    _Atomic uint64_t freed_gap_ns;    /* from one to the next: a moving average */
     _Atomic uint64_t rate_next_ns;    /* token bucket, as the theoretical arrival time */
     _Atomic uint64_t flood_next_ns;   /* the same for processor time spent on refusals */
     _Atomic uint64_t audit_next_ns;   /* when the next dump of the kernel's sockets may start */

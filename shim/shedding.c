@@ -219,8 +219,6 @@ static void refuse_by_answer(int fd, bool late)
     enum stage stage = advance(fd, STAGE_AWAIT_REQUEST, false, late);
     if (stage == STAGE_NONE)
         return;
-    /* It must not outlive an exec in a program that cannot know of it. */
-    kernel_call(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC);
     fd = descriptor_move_high(fd);
     if (make_linger(fd, stage, late))
         return;
@@ -265,7 +263,12 @@ static void attend_all(uint64_t now)
         bool out_of_time = now >= entry->until_ns;
         if (!fds[i].revents && !out_of_time)
             continue;
-        enum stage stage = advance(entry->fd, entry->stage, out_of_time, entry->late);
+        /* POLLHUP: both sides are closed, so that what is unread is answered with no reset. */
+        bool over = entry->stage == STAGE_AWAIT_CLOSE && fds[i].revents & POLLHUP;
+        if (over)
+            let_go(entry->fd);
+        enum stage stage =
+            over ? STAGE_NONE : advance(entry->fd, entry->stage, out_of_time, entry->late);
         if (stage != entry->stage)
             entry->until_ns = now + patience(stage);
         entry->stage = stage;

@@ -11,7 +11,10 @@
 #define SLICE_NS (8 * MILLISECOND)
 #define SLICE_DEALT_OUT_NS (16 * MILLISECOND)
 #define SLICE_LONGEST_NS (100 * MILLISECOND)
+#define SLICE_LEAST_NS (MILLISECOND / 4)
 #define EAGER_TURNS 3 /* slots often free right after the ceiling is met */
+/* Looks from one slot that becomes free to the next: it stays empty for half a look, on average. */
+#define LOOKS_PER_SLOT 8
 
 uint64_t slices_deadline(int64_t timeout_ns)
 {
@@ -48,14 +51,21 @@ static int64_t watchers(void)
     return count > 0 ? count : 1;
 }
 
+/* How soon the next look is worth its cost. */
+static int64_t pace(void)
+{
+    uint64_t gap = atomic_load_explicit(&service.segment->freed_gap_ns, memory_order_relaxed);
+    uint64_t look = gap / LOOKS_PER_SLOT;
+    return look < SLICE_LEAST_NS ? SLICE_LEAST_NS : look < SLICE_NS ? (int64_t)look : SLICE_NS;
+}
+
 static int64_t slice_length(unsigned turn)
 {
-    if (turn < EAGER_TURNS)
+    int64_t look = pace(), shared_by = watchers();
+    if (turn < EAGER_TURNS && look > MILLISECOND << turn)
         return MILLISECOND << turn;
-    int64_t shared_by = watchers();
-    if (listeners_deal_out())
-        return shared_by > 1 ? SLICE_DEALT_OUT_NS : SLICE_NS;
-    return shared_by * SLICE_NS < SLICE_LONGEST_NS ? shared_by * SLICE_NS : SLICE_LONGEST_NS;
+    int64_t longest = listeners_deal_out() ? SLICE_DEALT_OUT_NS : SLICE_LONGEST_NS;
+    return shared_by * look < longest ? shared_by * look : longest;
 }
 
 int64_t slices_next(struct slices *slices, int64_t left)

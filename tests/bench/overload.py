@@ -128,7 +128,7 @@ class Python(Subject):
 
 
 class Apache(Subject):
-    name, fixed, first_turns = "apache", FIXED + " total-conns=4", 300000
+    name, fixed, first_turns = "apache", FIXED + " total-conns=2", 300000
 
     def prepare(self, directory, port):
         modules = "/usr/lib/apache2/modules"
@@ -158,7 +158,7 @@ LuaMapHandler / {directory}/page.lua
 
 
 class MariaDB(Subject):
-    name, fixed, first_turns = "mariadb", FIXED + " conns=4 busy=mysql", 20000
+    name, fixed, first_turns = "mariadb", FIXED + " conns=2 busy=mysql", 20000
     query = "SELECT BENCHMARK(%d, MD5('x'))"
 
     def prepare(self, directory, port):
