@@ -12,6 +12,18 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def connected(port):
+    """A connection to it, or None where nobody listens yet."""
+    try:
+        client = socket.create_connection(("127.0.0.1", port), 20)
+    except ConnectionRefusedError:
+        return None
+    if client.getsockname() != client.getpeername():
+        return client
+    client.close()  # nobody listens, and it found itself
+    return None
+
+
 def wait_until(condition, what, patience):
     """Waits for the condition, so many seconds, and returns what it came to. `what` is for people, or tells it."""
     deadline = time.monotonic() + patience
