@@ -85,7 +85,7 @@ static bool wait_slice(struct accept_wait *wait, bool *watcher)
         return false;
     }
     *watcher = keep_watch(*watcher, now);
-    slice = *watcher || admission_needs_attention() ? WATCHER_SLICE_NS : SLEEPER_SLICE_NS;
+    slice = *watcher || admission_needs_attention_here() ? WATCHER_SLICE_NS : SLEEPER_SLICE_NS;
     if (slice > wait->deadline_ns - now)
         slice = wait->deadline_ns - now;
     uint64_t rate_wait = connections_rate_wait();

@@ -49,6 +49,7 @@ struct admission {
     struct sockaddr *address;
     socklen_t *length;
     bool blocking;
+    bool owes_wake; /* a slot was given back, and nobody was told */
     unsigned refusals;
     uint64_t billed_ns; /* processor time when refusals were billed last */
 };
@@ -195,18 +196,24 @@ void admission_attend(void)
     listeners_gate(connections_room() == RESERVED);
 }
 
+bool admission_needs_attention_here(void)
+{
+    return shedding_lingering() || waiting_room_occupied();
+}
+
 bool admission_needs_attention(void)
 {
-    return shedding_lingering() || waiting_room_occupied() || listeners_gated();
+    return admission_needs_attention_here() || listeners_gated();
 }
 
 /* --- one at a time between poll and accept, so that nobody blocks in accept with a slot reserved
  * --- */
 
-static void lock_listener(struct listener *listener)
+/* False when there is no slot any more for whoever gets the listener: the wait is in vain. */
+static bool lock_listener(struct listener *listener)
 {
     if (!listener->shared)
-        return;
+        return true;
     _Atomic uint64_t *lock = &listener->shared->lock;
     struct timespec nap = {.tv_sec = 0, .tv_nsec = LOCK_NAP_NS};
     uint64_t started = monotonic_ns(), holder = 0;
@@ -214,16 +221,19 @@ static void lock_listener(struct listener *listener)
     while (!atomic_compare_exchange_weak(lock, &holder, started)) {
         if (holder && monotonic_ns() - started > LOCK_PATIENCE_NS &&
             atomic_compare_exchange_strong(lock, &holder, started))
-            return;
+            return true;
         holder = 0;
         if (++turns <= LOCK_YIELDS) {
             kernel_call(SYS_sched_yield);
             continue;
         }
+        if (!admission_lets_in(listener))
+            return false;
         kernel_call(SYS_nanosleep, &nap, NULL);
         if (nap.tv_nsec < LOCK_NAP_LONGEST_NS)
             nap.tv_nsec *= 2;
     }
+    return true;
 }
 
 /* A turn goes on: whoever waits knows that its holder is well. */
@@ -355,11 +365,31 @@ static int park(struct admission *admission, int fd, struct peer_key key, uint64
     return TRY_AGAIN;
 }
 
+/* Gives the reserved slot back. While this thread has the listener for itself, whoever was woken
+ * for the slot could but wait for the listener: with a refusal after the other, a process for each.
+ */
+static void give_slot_back(struct admission *admission)
+{
+    if (!admission->blocking) {
+        connections_cancel();
+        return;
+    }
+    connections_cancel_quietly();
+    admission->owes_wake = true;
+}
+
+static void wake_if_owed(struct admission *admission)
+{
+    if (admission->owes_wake && service_active())
+        segment_wake(service.segment, false);
+    admission->owes_wake = false;
+}
+
 /* Over peer-conns: others must not wait behind it, so it cannot stay in the kernel's queue. */
 static int turn_away_peer(struct admission *admission, int fd, struct peer_key key,
                           uint64_t waited_ns)
 {
-    connections_cancel();
+    give_slot_back(admission);
     if (when_full() != WHEN_FULL_HOLD)
         return refuse(admission, fd, when_full(), false);
     return park(admission, fd, key, waited_ns);
@@ -399,7 +429,7 @@ static int accept_one(struct admission *admission, bool reserved)
     if (fd < 0) {
         int saved = errno;
         if (reserved)
-            connections_cancel();
+            give_slot_back(admission);
         if (saved == EAGAIN && listener->shared)
             atomic_store_explicit(&listener->shared->crowded, 0, memory_order_relaxed);
         errno = saved;
@@ -407,7 +437,7 @@ static int accept_one(struct admission *admission, bool reserved)
     }
     if (is_exempt(&from)) {
         if (reserved)
-            connections_cancel();
+            give_slot_back(admission);
         listeners_ungate_accepted(listener, fd);
         descriptor_put(fd, 0);
         service_count(COUNTER_EXEMPTED, 1);
@@ -418,7 +448,7 @@ static int accept_one(struct admission *admission, bool reserved)
     struct lateness_client client = ask_about(admission, fd);
     if (is_late(admission, client)) {
         if (reserved)
-            connections_cancel();
+            give_slot_back(admission);
         return refuse(admission, fd, refusal(), true);
     }
     if (!reserved) {
@@ -457,7 +487,7 @@ static int attempt_with(struct admission *admission, bool client)
         return fd;
     if (client)
         return accept_one(admission, true);
-    connections_cancel();
+    give_slot_back(admission);
     return NOBODY;
 }
 
@@ -469,8 +499,10 @@ static int attempt(struct admission *admission)
     if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
         return MUST_WAIT;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
-    if (admission->blocking)
-        lock_listener(admission->wait.listener);
+    if (admission->blocking && !lock_listener(admission->wait.listener)) {
+        pthread_setcancelstate(cancel_state, NULL);
+        return MUST_WAIT;
+    }
     for (unsigned refused = 0;; refused++) {
         /* A token of accept-rate is not to be taken, even for a moment, when there is nobody. */
         if (admission->blocking || segment_limit(service.segment, LIMIT_ACCEPT_RATE) != LIMIT_OFF)
@@ -482,6 +514,7 @@ static int attempt(struct admission *admission)
     }
     if (admission->blocking)
         unlock_listener(admission->wait.listener);
+    wake_if_owed(admission);
     pthread_setcancelstate(cancel_state, NULL);
     return outcome;
 }

@@ -67,6 +67,9 @@ bool admission_calm(void);
 /* Whether somebody must come back to do so, though no descriptor became ready. */
 bool admission_needs_attention(void);
 
+/* Of these, what no other process can see to: gates are everybody's. */
+bool admission_needs_attention_here(void);
+
 extern _Thread_local unsigned admission_idle_accepts __attribute__((tls_model("initial-exec")));
 
 /* The thread went to wait for descriptors, so its EAGAINs were no busy loop. */

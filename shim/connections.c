@@ -180,7 +180,7 @@ enum reservation connections_reserve(void)
     return RESERVED;
 }
 
-void connections_cancel(void)
+void connections_cancel_quietly(void)
 {
     if (!service_active())
         return;
@@ -188,6 +188,13 @@ void connections_cancel(void)
     gauge_give(&service_self()->conns);
     gauge_give(&service.segment->conns);
     change_ends();
+}
+
+void connections_cancel(void)
+{
+    if (!service_active())
+        return;
+    connections_cancel_quietly();
     /* Whoever was turned away by this reservation may have the slot now. */
     segment_wake(service.segment, false);
 }
@@ -275,7 +282,8 @@ static void note_freed(struct segment *segment)
     atomic_store_explicit(&segment->freed_ns, now, memory_order_relaxed);
 }
 
-/* Callers are between change_begins and change_ends. */
+/* Callers are between change_begins and change_ends. True when it was freed, and somebody was told.
+ */
 static bool free_slot(uint32_t slot, uint32_t state)
 {
     struct segment *segment = service.segment;
@@ -437,15 +445,17 @@ void connections_departed(descriptor what, const struct departure *departure)
     change_begins();
     gauge_touch(&service_self()->conns);
     if (holders_remove(conn, service.self, &rest)) {
+        bool woken = false;
         gauge_give(&service_self()->conns);
         credit_left(slot, service.self);
         if (rest == 0) {
             if (departure->verify && sockdiag_ask(&departure->socket) == SOCKDIAG_HELD)
                 atomic_fetch_or(&conn->flags, CONN_SHARED); /* an audit frees it */
             else
-                free_slot(slot, descriptor_generation(what) << 2 | CONN_OPEN);
+                woken = free_slot(slot, descriptor_generation(what) << 2 | CONN_OPEN);
         }
-        segment_wake(service.segment, false);
+        if (!woken)
+            segment_wake(service.segment, false);
     }
     change_ends();
     readiness_room_made();

@@ -28,6 +28,9 @@ enum reservation {
 enum reservation connections_reserve(void);
 void connections_cancel(void);
 
+/* Cancels, too, and leaves it to the caller to wake those who wait for a slot, by segment_wake. */
+void connections_cancel_quietly(void);
+
 /* Changes of slots that are under way in the service's processes. */
 uint64_t connections_changing(void);
 
