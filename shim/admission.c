@@ -87,8 +87,8 @@ void admission_let_go(void)
 
 bool admission_calm(void)
 {
-    return !flood_under_way() && !shedding_lingering() && !waiting_room_occupied() &&
-           listeners_calm() && connections_roomy();
+    return flows_idle() && !flood_under_way() && !shedding_lingering() &&
+           !waiting_room_occupied() && listeners_calm() && connections_roomy();
 }
 
 bool admission_shut(void)

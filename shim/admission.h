@@ -59,7 +59,7 @@ static inline bool admission_active(void)
 
 /*
  * Whether there is room, and nothing that admission_attend sees to: then a wait can go straight to
- * the kernel. Some fifty instructions; false now and then although it is calm. Only while no limit
+ * the kernel. Some fifty instructions; false now and then although it is calm, and while a limit
  * concerns bytes (flows_idle), which may leave no room for newcomers either.
  */
 bool admission_calm(void);

@@ -88,7 +88,7 @@ static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *
 /* Nothing is out of sight, and there is nothing to come back for. */
 static bool calm(void)
 {
-    return !readiness_hidden() && flows_idle() && admission_calm();
+    return !readiness_hidden() && admission_calm();
 }
 
 /* --- poll --- */

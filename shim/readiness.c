@@ -406,7 +406,7 @@ static int wait_watching(struct watched_set *set, const struct epoll_call *call,
 static bool calm(const struct watched_set *set)
 {
     return !atomic_load_explicit(&set->hidden, memory_order_relaxed) && !set->nests &&
-           flows_idle() && admission_calm();
+           admission_calm();
 }
 
 /* With care, and again and again. Not inlined: what is calm shall not pay for its registers. */

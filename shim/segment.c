@@ -321,16 +321,16 @@ bool segment_process_alive(const struct segment_process *process)
 void segment_wake(struct segment *segment, bool everybody)
 {
     atomic_fetch_add(&segment->room, 1);
+    if (!atomic_load(&segment->room_awaited))
+        return;
     /* The one that is woken may be at a ceiling of its own process, and of no use. */
     everybody = everybody || segment_limit(segment, LIMIT_CONNS) != LIMIT_OFF;
-    if (atomic_load(&segment->room_awaited)) {
-        int saved = errno;
-        /* Cleared first: who goes to sleep after this sets it again. */
-        atomic_store(&segment->room_awaited, 0);
-        if (kernel_call(SYS_futex, &segment->room, FUTEX_WAKE, everybody ? INT_MAX : 1, NULL, NULL,
-                        0) > 0 &&
-            !everybody)
-            atomic_store(&segment->room_awaited, 1); /* there may be more than the one woken */
-        errno = saved;
-    }
+    int saved = errno;
+    /* Cleared first: who goes to sleep after this sets it again. */
+    atomic_store(&segment->room_awaited, 0);
+    if (kernel_call(SYS_futex, &segment->room, FUTEX_WAKE, everybody ? INT_MAX : 1, NULL, NULL, 0) >
+            0 &&
+        !everybody)
+        atomic_store(&segment->room_awaited, 1); /* there may be more than the one woken */
+    errno = saved;
 }

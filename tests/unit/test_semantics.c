@@ -52,14 +52,20 @@ static int connect_to(int to)
     return fd;
 }
 
+static int listen_anywhere(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(fd, 8), 0);
+    return fd;
+}
+
 /* A listener that has nobody to hand out. */
 static int set_up(void **state)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     (void)state;
-    listener = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
-    assert_int_equal(listen(listener, 8), 0);
+    listener = listen_anywhere();
     if (shimmed) {
         inside_client = connect_to(listener);
         inside = accept(listener, NULL, NULL);
@@ -466,10 +472,7 @@ static void fill_up_elsewhere(int elsewhere)
 static void a_wait_that_began_with_room_withholds_what_came_too_late(void **state)
 {
     struct interrupted waiter = {.wait = *(int (**)(void)) * state};
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int elsewhere = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(elsewhere, (struct sockaddr *)&address, sizeof address), 0);
-    assert_int_equal(listen(elsewhere, 8), 0);
+    int elsewhere = listen_anywhere();
     if (shimmed) {
         close(inside);
         close(inside_client);
