@@ -39,9 +39,12 @@ V ?=
 Q := $(if $(V),,@)
 say = $(if $(V),,@echo "  $(1) $@")
 
-SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c))
+SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
 SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real)
+# Recognising what a client speaks, and refusing it in that.
+DIALECT_ROOMS := busy chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))
+DIALECTS := $(patsubst %,$(BUILD)/shim/%.o,$(DIALECT_ROOMS))
 # bpctl has the eBPF probe in it where clang, bpftool and libbpf-dev are at hand.
 PROBE ?= $(if $(shell command -v clang && command -v bpftool && ls /usr/include/bpf/libbpf.h),yes,no)
 ifneq ($(PROBE),no)
@@ -111,7 +114,7 @@ $(BUILD)/tests/%.o: tests/%.c
 	$(call say,CC)
 	$(Q)$(CC) $(COMMON) -c -o $@ $<
 
-$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(BUILD)/shim/busy.o $(BUILD)/shim/chance.o
+$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(DIALECTS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 
@@ -175,7 +178,7 @@ FUZZ_BUILD := $(BUILD)/fuzz
 FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE $(filter-out -Wmissing-prototypes,$(WARNINGS)) -O1 -g -fPIC \
 	-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -MMD -MP \
 	-DBACKPRESSURE_VERSION='"fuzz"' -DBACKPRESSURE_LIBDIR='""' -DBACKPRESSURE_SYSCONFDIR='"/etc"'
-FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real busy chance)
+FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real $(DIALECT_ROOMS))
 # All of bpctl but its main, and the probe's loader.
 FUZZ_TOOLS := $(patsubst %.c,$(FUZZ_BUILD)/%.o,$(filter-out tools/bpctl.c tools/loader.c tools/screen.c \
 	tools/top.c tools/metrics.c tools/check.c tools/program.c tools/reach.c tools/run.c,$(wildcard tools/*.c)))
@@ -208,7 +211,7 @@ deps:
 
 # --- what reads the sources ---
 
-SOURCES := $(wildcard shim/*.[ch] tools/*.[ch] tests/*/*.[ch] bpf/*.[ch])
+SOURCES := $(wildcard shim/*.[ch] shim/*/*.[ch] tools/*.[ch] tests/*/*.[ch] bpf/*.[ch])
 
 .PHONY: format
 format:

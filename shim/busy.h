@@ -5,40 +5,16 @@
 #ifndef BACKPRESSURE_BUSY_H
 #define BACKPRESSURE_BUSY_H
 
-#include "limits.h"
-
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "dialects/dialect.h"
 
 #define BUSY_REPLY_MAX 512
 
+#define DIALECT(id, symbol, choice) BUSY_IN_##id,
 enum busy_protocol {
-    BUSY_IN_HTTP,
-    BUSY_IN_HTTP2,
-    BUSY_IN_TLS,
-    BUSY_IN_REDIS,
-    BUSY_IN_MEMCACHED,
-    BUSY_IN_MEMCACHED_BINARY,
-    BUSY_IN_SMTP,
-    BUSY_IN_FTP,
-    BUSY_IN_MYSQL,
-    BUSY_IN_POSTGRES,
-    BUSY_IN_POSTGRES_NEGOTIATION, /* not the last word: the client goes on, and is answered then */
-    BUSY_IN_TEXT,
+#include "dialects/dialects.def"
     BUSY_PROTOCOLS
 };
-
-enum busy_recognition { BUSY_RECOGNISED, BUSY_UNDECIDED, BUSY_UNKNOWN };
-
-/* What is known of a client that is to be refused. */
-struct busy_client {
-    const char *sent; /* the first bytes that it sent */
-    size_t length;
-    uint16_t port;       /* that it connected to; 0 for AF_UNIX */
-    const char *program; /* that listens there */
-    bool out_of_time;    /* it will not say more */
-};
+#undef DIALECT
 
 /*
  * The protocol to answer in: the operator's choice, or for `auto` what the client's first bytes

@@ -128,11 +128,13 @@ static const char *const when_full_names[] = {
     [WHEN_FULL_RESET] = "reset",
 };
 
+/* NULL where an operator cannot choose it by name. */
+#define DIALECT(id, symbol, choice) [BUSY_##id] = (choice),
 static const char *const busy_names[] = {
-    [BUSY_AUTO] = "auto",           [BUSY_HTTP] = "http",   [BUSY_TLS] = "tls",
-    [BUSY_REDIS] = "redis",         [BUSY_SMTP] = "smtp",   [BUSY_FTP] = "ftp",
-    [BUSY_MEMCACHED] = "memcached", [BUSY_MYSQL] = "mysql", [BUSY_POSTGRES] = "postgres",
+    [BUSY_AUTO] = "auto",
+#include "dialects/dialects.def"
 };
+#undef DIALECT
 #define NAMES(table) (sizeof(table) / sizeof *(table))
 
 static const char *const jitter_names[] = {
@@ -145,7 +147,7 @@ static bool parse_name(struct limits *limits, unsigned key, struct span value,
                        const char *const names[], size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (!span_is(value, names[i]))
+        if (!names[i] || !span_is(value, names[i]))
             continue;
         limits->value[key] = i;
         return true;
@@ -502,7 +504,9 @@ static void format_busy(const struct limits *limits, unsigned key, char *out, si
         format_text(limits, out, size);
     else
         snprintf(out, size, "%s",
-                 limits->value[key] < NAMES(busy_names) ? busy_names[limits->value[key]] : "?");
+                 limits->value[key] < NAMES(busy_names) && busy_names[limits->value[key]]
+                     ? busy_names[limits->value[key]]
+                     : "?");
 }
 
 static void format_retry_after(const struct limits *limits, unsigned key, char *out, size_t size)

@@ -45,18 +45,14 @@ enum limit_key {
 };
 
 enum when_full { WHEN_FULL_HOLD, WHEN_FULL_BUSY, WHEN_FULL_RESET };
+/* The dialects in their order, behind AUTO. */
+#define DIALECT(id, symbol, choice) BUSY_##id,
 enum busy_reply {
     BUSY_AUTO,
-    BUSY_HTTP,
-    BUSY_TLS,
-    BUSY_REDIS,
-    BUSY_MEMCACHED,
-    BUSY_SMTP,
-    BUSY_FTP,
-    BUSY_MYSQL,
-    BUSY_POSTGRES,
-    BUSY_TEXT
+#include "dialects/dialects.def"
+    BUSY_REPLIES
 };
+#undef DIALECT
 enum jitter { JITTER_FULL, JITTER_EQUAL, JITTER_NONE };
 enum pause_reads { PAUSE_READS_OFF, PAUSE_READS_ON, PAUSE_READS_WITH_BUFFER /* the default */ };
 

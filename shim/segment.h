@@ -20,7 +20,7 @@
 #include <sys/types.h>
 
 #define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
-#define SEGMENT_VERSION 7
+#define SEGMENT_VERSION 8
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PROCESSES 2048

@@ -201,6 +201,31 @@ static void text_is_sent_as_given_and_within_bounds(void **state)
     assert_int_equal(busy_compose(BUSY_IN_HTTP, &limits, NULL, reply, 10), 0);
 }
 
+/* A row of the list without what every dialect needs would be called through NULL. */
+static void every_dialect_is_whole(void **state)
+{
+#define DIALECT(id, symbol, choice) {#id, &(symbol), choice},
+    static const struct {
+        const char *id;
+        const struct dialect *dialect;
+        const char *choice;
+    } rows[] = {
+#include "../../shim/dialects/dialects.def"
+    };
+#undef DIALECT
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const struct dialect *dialect = rows[i].dialect;
+        assert_non_null(dialect->refuse);
+        /* Nobody would ever be answered in it: neither recognised, nor guessed, nor chosen. */
+        assert_true(dialect->recognise || (dialect->ports && dialect->programs) ||
+                    strcmp(rows[i].id, "TEXT") == 0);
+        assert_true(!dialect->ports == !dialect->programs);
+        assert_true(!dialect->variant || dialect->variant->recognise);
+        assert_true(!rows[i].choice || rows[i].choice[0]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -212,6 +237,7 @@ int main(void)
         cmocka_unit_test(retry_after_is_drawn_uniformly),
         cmocka_unit_test(without_a_range_nothing_is_promised),
         cmocka_unit_test(text_is_sent_as_given_and_within_bounds),
+        cmocka_unit_test(every_dialect_is_whole),
     };
     return cmocka_run_group_tests_name("busy", tests, NULL, NULL);
 }
