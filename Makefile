@@ -31,8 +31,11 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvl
 	-Wundef -Wpointer-arith -Wno-format-nonliteral -Werror
 COMMON := -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) $(SANITIZE) -MMD -MP
 SHIM_FLAGS := $(COMMON) -fPIC -fvisibility=hidden
-TOOL_FLAGS := $(COMMON) -DBACKPRESSURE_VERSION='"$(VERSION)"' -DBACKPRESSURE_LIBDIR='"$(LIBDIR)"' \
+TOOL_FLAGS := $(COMMON)
+# Who is told the version, and where things will be.
+PLACES := -DBACKPRESSURE_VERSION='"$(VERSION)"' -DBACKPRESSURE_LIBDIR='"$(LIBDIR)"' \
 	-DBACKPRESSURE_SYSCONFDIR='"$(SYSCONFDIR)"'
+TOLD_PLACES := $(patsubst %,$(BUILD)/tools/%.o,bpctl run exposition)
 comma := ,
 # `make V=1` shows whole commands.
 V ?=
@@ -45,44 +48,79 @@ SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment histogram sockdi
 # Recognising what a client speaks, and refusing it in that.
 DIALECT_ROOMS := busy chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))
 DIALECTS := $(patsubst %,$(BUILD)/shim/%.o,$(DIALECT_ROOMS))
-# bpctl has the eBPF probe in it where clang, bpftool and libbpf-dev are at hand.
-PROBE ?= $(if $(shell command -v clang && command -v bpftool && ls /usr/include/bpf/libbpf.h),yes,no)
-ifneq ($(PROBE),no)
+# PROBE=yes: bpctl has the eBPF probe in it; no: it has not; auto: where clang, bpftool and libbpf-dev are at hand.
+# Debian has bpftool where the PATH of ordinary users does not lead.
+PROBE ?= auto
+BPF_CLANG ?= clang
+BPFTOOL ?= $(or $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v bpftool),bpftool)
+HAS_PROBE := $(PROBE)
+ifeq ($(PROBE),auto)
+PROBE_LACKS := $(strip $(if $(shell command -v $(BPF_CLANG)),,clang) $(if $(shell command -v $(BPFTOOL)),,bpftool) \
+	$(if $(wildcard /usr/include/bpf/libbpf.h),,libbpf-dev))
+HAS_PROBE := $(if $(PROBE_LACKS),no,yes)
+endif
+ifeq ($(HAS_PROBE),no)
+WITHOUT := tools/loader.c
+else
 WITHOUT := tools/loader_absent.c
 PROBE_LIBS := -lbpf
-else
-WITHOUT := tools/loader.c
 endif
 TOOL_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(WITHOUT),$(wildcard tools/*.c))) $(SHARED)
 
 .PHONY: all
 all: $(BUILD)/libbackpressure.so $(BUILD)/bpctl
 
-$(BUILD)/libbackpressure.so: $(SHIM_OBJECTS)
+# What a build was made with is kept in files that change only when that does: whoever depends on them is made
+# anew when the compiler, flags, places, or the choice of the probe are others, or a source file came or went.
+MADE_WITH := $(BUILD)/made-with
+
+$(MADE_WITH)/compiler: export SETTING = $(CC) $(shell $(CC) --version 2> /dev/null | head -n 1) $(COMMON) $(LDFLAGS)
+$(MADE_WITH)/places: export SETTING = $(PLACES)
+$(MADE_WITH)/objects: export SETTING = $(SHIM_OBJECTS) $(TOOL_OBJECTS)
+$(MADE_WITH)/probe: export SETTING = $(BPF_CLANG) $(shell $(BPF_CLANG) --version 2> /dev/null | head -n 1) $(BPFTOOL)
+
+$(addprefix $(MADE_WITH)/,compiler places objects probe): FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' "$$SETTING" | cmp -s - $@ || printf '%s\n' "$$SETTING" > $@
+
+.PHONY: FORCE
+FORCE:
+
+# Says in one line what is missing, before a compiler says it in many.
+.PHONY: looked looked-for-tests
+looked:
+	@CC="$(CC)" PROBE="$(HAS_PROBE)" BPF_CLANG="$(BPF_CLANG)" BPFTOOL="$(BPFTOOL)" tests/needs.sh look
+looked-for-tests:
+	@CC="$(CC)" PROBE=no tests/needs.sh look tests
+
+$(BUILD)/libbackpressure.so: $(SHIM_OBJECTS) $(MADE_WITH)/objects
 	$(call say,LD)
 	$(Q)$(CC) -shared $(CFLAGS) $(SANITIZE) $(LDFLAGS) -Wl,-z,relro,-z,now,-z,nodelete,--as-needed \
-		$(if $(SANITIZE),,-Wl$(comma)--no-undefined) -Wl,-soname,libbackpressure.so -o $@ $^
+		$(if $(SANITIZE),,-Wl$(comma)--no-undefined) -Wl,-soname,libbackpressure.so -o $@ $(filter %.o,$^)
 
-$(BUILD)/bpctl: $(TOOL_OBJECTS)
+$(BUILD)/bpctl: $(TOOL_OBJECTS) $(MADE_WITH)/objects
 	$(call say,LD)
-	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljansson -lmicrohttpd -lelf -lncursesw -ltinfo $(PROBE_LIBS)
+	$(if $(PROBE_LACKS),@echo "bpctl is built without the probe; missing: $(PROBE_LACKS) (see: make deps)")
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $(filter %.o,$^) -ljansson -lmicrohttpd -lelf -lncursesw -ltinfo $(PROBE_LIBS)
 
-$(BUILD)/shim/%.o: shim/%.c
+$(BUILD)/shim/%.o: shim/%.c $(MADE_WITH)/compiler | looked
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(CC) $(SHIM_FLAGS) -c -o $@ $<
 
-$(BUILD)/tools/%.o: tools/%.c
+$(BUILD)/tools/%.o: tools/%.c $(MADE_WITH)/compiler | looked
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(CC) $(TOOL_FLAGS) -c -o $@ $<
 
+$(TOLD_PLACES): $(MADE_WITH)/places
+$(TOLD_PLACES): TOOL_FLAGS += $(PLACES)
+
 # --- the probe ---
 
-BPF_CLANG ?= clang
 BPF_ARCH := $(subst aarch64,arm64,$(subst x86_64,x86,$(shell uname -m)))
 
-$(BUILD)/bpf/probe.bpf.o: bpf/probe.bpf.c bpf/probe.h bpf/kernel.h
+$(BUILD)/bpf/probe.bpf.o: bpf/probe.bpf.c bpf/probe.h bpf/kernel.h $(MADE_WITH)/probe | looked
 	@mkdir -p $(@D)
 	$(call say,BPF)
 	$(Q)$(BPF_CLANG) -O2 -g -target bpf -D__TARGET_ARCH_$(BPF_ARCH) -Wall -Werror \
@@ -90,7 +128,7 @@ $(BUILD)/bpf/probe.bpf.o: bpf/probe.bpf.c bpf/probe.h bpf/kernel.h
 
 $(BUILD)/bpf/probe.skel.h: $(BUILD)/bpf/probe.bpf.o
 	$(call say,SKEL)
-	$(Q)bpftool gen skeleton $< name probe > $@
+	$(Q)$(BPFTOOL) gen skeleton $< name probe > $@
 
 $(BUILD)/tools/loader.o: $(BUILD)/bpf/probe.skel.h
 $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
@@ -109,7 +147,7 @@ TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUIL
 	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so \
 	$(BUILD)/tests/calls $(BUILD)/tests/asker
 
-$(BUILD)/tests/%.o: tests/%.c
+$(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(CC) $(COMMON) -c -o $@ $<
@@ -142,7 +180,7 @@ $(BUILD)/tests/calls $(BUILD)/tests/asker: $(BUILD)/tests/%: $(BUILD)/tests/benc
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^
 
-$(BUILD)/tests/faults.so: tests/servers/faults.c
+$(BUILD)/tests/faults.so: tests/servers/faults.c $(MADE_WITH)/compiler | looked-for-tests
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(COMMON) -Wno-missing-prototypes -fPIC -shared -o $@ $<
@@ -177,7 +215,7 @@ FUZZ_SECONDS ?= 3600
 FUZZ_BUILD := $(BUILD)/fuzz
 FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE $(filter-out -Wmissing-prototypes,$(WARNINGS)) -O1 -g -fPIC \
 	-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -MMD -MP \
-	-DBACKPRESSURE_VERSION='"fuzz"' -DBACKPRESSURE_LIBDIR='""' -DBACKPRESSURE_SYSCONFDIR='"/etc"'
+	$(PLACES)
 FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real $(DIALECT_ROOMS))
 # All of bpctl but its main, and the probe's loader.
 FUZZ_TOOLS := $(patsubst %.c,$(FUZZ_BUILD)/%.o,$(filter-out tools/bpctl.c tools/loader.c tools/screen.c \
@@ -228,7 +266,7 @@ lint:
 
 .PHONY: needed
 needed:
-	@tests/needs.sh build
+	@PROBE=$(PROBE) tests/needs.sh build
 
 .PHONY: install
 install: needed

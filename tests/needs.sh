@@ -3,15 +3,19 @@
 #
 #   needs.sh build|deb|test|demo   installs what is missing for it when run as root; otherwise says so in one line
 #   needs.sh --install   installs everything
+#   needs.sh look [tests]   says in one line what the compiler $CC does not find for building, or for the tests, too
+#
+# PROBE=no leaves out what only the eBPF probe needs.
 #
 # Package names are Debian 12's. Servers are installed, never started: a policy-rc.d that says no is in
 # place meanwhile, so that no port of this machine is taken by an installation.
 set -eu
 
-build="gcc make libc6-dev libjansson-dev libelf-dev libmicrohttpd-dev libncurses-dev"
-demo="$build apache2 httperf iproute2 curl python3 procps gawk"
 probe="clang libbpf-dev bpftool"
-deb="$build $probe debhelper dpkg-dev pkg-config"
+[ "${PROBE:-auto}" != no ] || probe=
+build="gcc make libc6-dev libjansson-dev libelf-dev libmicrohttpd-dev libncurses-dev $probe"
+demo="$build apache2 httperf iproute2 curl python3 procps gawk"
+deb="$build debhelper dpkg-dev pkg-config"
 everything="$demo $deb clang-format cppcheck libcmocka-dev redis-server \
 redis-tools nginx-light memcached postgresql vsftpd openssh-server haproxy lighttpd stunnel4 nodejs wrk \
 mariadb-server mariadb-client postgresql-client nghttp2-client \
@@ -19,13 +23,46 @@ libmemcached-tools openssl curl gnuplot-nox nftables util-linux procps binutils 
 libclang-rt-14-dev libjemalloc2 libfaketime \
 libsocket-wrapper trickle spin strace gdb valgrind prometheus lintian tmux zsh man-db mandoc systemd"
 
+say_missing() {
+    echo "missing: $* (run \`make deps\` as root, or: apt-get install $*)" >&2
+    exit 1
+}
+
+# Whether the compiler finds these headers.
+compiles() {
+    for header in "$@"; do
+        echo "#include <$header>"
+    done | $cc -E -x c - > /dev/null 2>&1
+}
+
+# By trying, not by asking dpkg: what is there may come from elsewhere.
+look() {
+    cc=${CC:-gcc}
+    headers="libc6-dev:stdio.h libjansson-dev:jansson.h libelf-dev:gelf.h libmicrohttpd-dev:microhttpd.h \
+libncurses-dev:ncurses.h"
+    [ "${1:-}" != tests ] || headers="$headers libcmocka-dev:cmocka.h"
+    [ -z "$probe" ] || headers="$headers libbpf-dev:bpf/libbpf.h"
+    command -v "${cc%% *}" > /dev/null || say_missing "${cc%% *}"
+    missing=
+    for tool in ${probe:+clang:${BPF_CLANG:-clang} bpftool:${BPFTOOL:-bpftool}}; do
+        command -v "${tool#*:}" > /dev/null || missing="$missing ${tool%%:*}"
+    done
+    [ -n "$missing" ] || ! compiles $(for pair in $headers; do echo "${pair#*:}"; done) || exit 0
+    for pair in $headers; do
+        compiles "${pair#*:}" || missing="$missing ${pair%%:*}"
+    done
+    [ -z "$missing" ] || say_missing $missing
+    exit 0
+}
+
 case "${1:-}" in
+look) look "${2:-}" ;;
 test | --install) wanted=$everything ;;
 build) wanted=$build ;;
 deb) wanted=$deb ;;
 demo) wanted=$demo ;;
 *)
-    echo "usage: needs.sh build|deb|test|demo|--install" >&2
+    echo "usage: needs.sh build|deb|test|demo|--install|look" >&2
     exit 2
     ;;
 esac
@@ -43,8 +80,7 @@ for package in $wanted; do
 done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ]; then
-    echo "missing:$missing (run \`make deps\` as root, or: apt-get install$missing)" >&2
-    exit 1
+    say_missing $missing
 fi
 
 policy=/usr/sbin/policy-rc.d
