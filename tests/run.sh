@@ -49,7 +49,7 @@ collect_skipped() {
     why=$(sed -n 's/^# the kernel lacks/: the kernel lacks/p' "$output" | head -n 1)
     while read -r test; do
         skipped+=("$1: $test$why")
-    done < <(sed -n -e 's/^\[  SKIPPED \] \([^[:space:]]*\)$/\1/p' -e 's/^ *skipped  *\(.*\)$/\1/p' "$output" | sort -u)
+    done < <(sed -n -e '/test(s), listed below:$/d' -e 's/^\[  SKIPPED \] //p' -e 's/^ *skipped  *\(.*\)$/\1/p' "$output" | sort -u)
 }
 
 # step NAME COMMAND...: runs it, and keeps count.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """What the tests in Python share: ports, waiting for a condition, and running those that were asked for."""
+import os
 import socket
 import time
 import traceback
@@ -35,19 +36,31 @@ def wait_until(condition, what, patience):
         time.sleep(0.02)
 
 
+class Skipped(Exception):
+    """Raised by a test that this machine cannot run, with the reason."""
+
+
+def needs_root():
+    if os.geteuid() != 0:
+        raise Skipped("needs root")
+
+
 def run_tests(functions, names):
     """Runs each test_... of `functions` whose name contains one of `names`, or all; returns the exit code."""
     tests = [(name[5:].replace("_", " "), test) for name, test in functions.items() if name.startswith("test_")]
-    failed = ran = 0
+    failed = passed = skipped = 0
     for name, test in tests:
         if names and not any(part.replace("_", " ") in name for part in names):
             continue
-        ran += 1
         try:
             test()
+            passed += 1
             print(f"  passed  {name}", flush=True)
+        except Skipped as why:
+            skipped += 1
+            print(f"  skipped  {name}: {why}", flush=True)
         except Exception:  # pylint: disable=broad-except
             failed += 1
             print(f"  FAILED  {name}\n{traceback.format_exc()}", flush=True)
-    print(f"{ran - failed} passed, {failed} failed")
-    return 1 if failed or not ran else 0
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed or not passed + skipped else 0

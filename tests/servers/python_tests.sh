@@ -19,7 +19,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 if ! "$python" -c 'import test.test_socket' 2> /dev/null; then
-    echo "python's test suite (libpython3-testsuite) is not installed: skipped"
+    echo "  skipped  python's own tests: libpython3-testsuite is not installed"
     exit 0
 fi
 

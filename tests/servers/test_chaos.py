@@ -24,7 +24,7 @@ import threading
 import time
 
 import harness
-from harness import free_port, run_tests
+from harness import free_port, needs_root, run_tests
 
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 BPCTL = BUILD + "/bpctl"
@@ -390,9 +390,7 @@ def faults_run(faults, style, environment):
 
 def test_no_room_for_segments():
     """Shared memory is full: a server that starts says so in one line, and serves; one that runs is unharmed."""
-    if os.geteuid() != 0:
-        print("          skipped: a small file system is mounted by root")
-        return
+    needs_root()
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m,mode=1777", "tmpfs", directory], check=True)
         try:

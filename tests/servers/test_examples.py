@@ -108,7 +108,7 @@ def run(where, text, home):
     if "./" in text or "curl" in text:
         shell(transformed("bpctl run --name front -- /usr/bin/python3 -m http.server --bind 127.0.0.1 80"), cwd=home)
     if "bpctl probe" in text and os.system("bpctl probe start > /dev/null 2>&1 && bpctl probe stop") != 0:
-        print(f"  skipped  {where}: the eBPF probe cannot be loaded here")
+        print(f"# the kernel lacks what the eBPF probe needs\n  skipped  {where}")
         return True
     joined = re.sub(r"\\\n\s*", "", text)
     code, output = shell("\n".join(map(transformed, joined.split("\n"))), seconds=180 if "make demo" in text else
@@ -207,7 +207,7 @@ def main():
     if os.environ.get(INSIDE):
         sys.exit(inside(sys.argv[1:]))
     if os.geteuid() != 0:
-        print("skipped: examples are installed and run as root, in namespaces of their own")
+        print("  skipped  examples: they are installed and run as root, in namespaces of their own")
         sys.exit(0)
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", sys.executable, *sys.argv]
     with tempfile.TemporaryDirectory(prefix="backpressure-examples-") as home:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 import harness
-from harness import free_port, run_tests
+from harness import free_port, needs_root, run_tests
 
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 BPCTL = BUILD + "/bpctl"
@@ -227,10 +227,8 @@ def test_under_a_program_built_with_asan():
 
 def as_root(test):
     def run():
-        if os.geteuid() == 0:
-            test()
-        else:
-            print("          skipped: needs root")
+        needs_root()
+        test()
     run.__doc__ = test.__doc__
     return run
 

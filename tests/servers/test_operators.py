@@ -17,7 +17,7 @@ import tempfile
 import time
 
 import harness
-from harness import free_port, run_tests
+from harness import free_port, needs_root, run_tests
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 BUILD = os.path.abspath(os.environ.get("BUILD", ROOT + "/build"))
@@ -498,9 +498,7 @@ def install_for_anybody(directory):
 
 def test_a_server_whose_launcher_changes_the_user_is_found_by_its_name():
     """The service of the launcher's own user, in which nobody listens, does not stand before it."""
-    if os.geteuid() != 0:
-        print("          skipped: needs root")
-        return
+    needs_root()
     with tempfile.TemporaryDirectory() as directory:
         install_for_anybody(directory)
         for launcher in (BECOME_NOBODY, ["sh", "-c", '"$@" & child=$!; trap "kill $child" TERM; wait', "sh", *BECOME_NOBODY]):
@@ -516,9 +514,7 @@ def test_a_server_whose_launcher_changes_the_user_is_found_by_its_name():
 
 
 def test_another_user_neither_reads_nor_changes_a_service():
-    if os.geteuid() != 0:
-        print("          skipped: needs root")
-        return
+    needs_root()
     with Server("total-conns=5") as server, tempfile.TemporaryDirectory() as directory:
         install_for_anybody(directory)
         segment = f"/dev/shm/backpressure.0/{server.name}"
@@ -536,9 +532,7 @@ def test_another_user_neither_reads_nor_changes_a_service():
 
 def test_names_that_somebody_squats_on_are_refused():
     """The directory of a user's segments, made by another before: the program runs without limits, and says so."""
-    if os.geteuid() != 0:
-        print("          skipped: needs root")
-        return
+    needs_root()
     with tempfile.TemporaryDirectory() as directory:
         install_for_anybody(directory)
         squatted = "/dev/shm/backpressure.65534"
