@@ -121,6 +121,7 @@ export BUILD=build
 step "build with gcc" build_with
 step "lint" make --no-print-directory -s lint
 step "symbols" tests/unit/test_symbols.sh
+step "builds follow what they are made with" tests/unit/test_build.sh
 step "units" units
 step "semantics of accept and of waiting" semantics
 step "semantics of reading and writing" output
