@@ -48,6 +48,7 @@ SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment histogram sockdi
 # Recognising what a client speaks, and refusing it in that.
 DIALECT_ROOMS := busy chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))
 DIALECTS := $(patsubst %,$(BUILD)/shim/%.o,$(DIALECT_ROOMS))
+POLICIES := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/policy/*.c))
 # PROBE=yes: bpctl has the eBPF probe in it; no: it has not; auto: where clang, bpftool and libbpf-dev are at hand.
 # Debian has bpftool where the PATH of ordinary users does not lead.
 PROBE ?= auto
@@ -135,7 +136,8 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 
 # --- tests ---
 
-UNIT := $(BUILD)/tests/test_limits $(BUILD)/tests/test_segment $(BUILD)/tests/test_busy
+UNIT := $(BUILD)/tests/test_limits $(BUILD)/tests/test_segment $(BUILD)/tests/test_busy \
+	$(BUILD)/tests/test_policies
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
 	$(BUILD)/tests/test_stress
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
@@ -152,7 +154,7 @@ $(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
 	$(call say,CC)
 	$(Q)$(CC) $(COMMON) -c -o $@ $<
 
-$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(DIALECTS)
+$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(DIALECTS) $(POLICIES)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 

@@ -159,7 +159,7 @@ static void shed_parked_at(uint32_t index, struct listener *listener, uint64_t t
 {
     uint64_t since;
     while ((since = waiting_room_since(index)) > 0 &&
-           lateness_sheds(-1, listener, (struct lateness_client){monotonic_ns() - since, false},
+           lateness_sheds(-1, listener, (struct queue_client){monotonic_ns() - since, false},
                           target)) {
         int fd = waiting_room_take_first(index);
         if (fd >= 0)
@@ -397,10 +397,10 @@ static int turn_away_peer(struct admission *admission, int fd, struct peer_key k
 
 /* How long the client of the accepted `fd` waited: with queue-delay the kernel is asked about each,
  * otherwise now and then, to tell operators. */
-static struct lateness_client ask_about(const struct admission *admission, int fd)
+static struct queue_client ask_about(const struct admission *admission, int fd)
 {
     static _Atomic uint64_t next_look_ns;
-    struct lateness_client client = {.waited_ns = 0};
+    struct queue_client client = {.waited_ns = 0};
     if (admission->wait.listener->family == AF_UNIX ||
         (lateness_target() == LIMIT_OFF &&
          !due_claim(&next_look_ns, monotonic_ns(), WAIT_SAMPLE_EVERY_NS)))
@@ -410,7 +410,7 @@ static struct lateness_client ask_about(const struct admission *admission, int f
     return client;
 }
 
-static bool is_late(const struct admission *admission, struct lateness_client client)
+static bool is_late(const struct admission *admission, struct queue_client client)
 {
     uint64_t target = lateness_target();
     return target != LIMIT_OFF &&
@@ -445,7 +445,7 @@ static int accept_one(struct admission *admission, bool reserved)
         return fd;
     }
     struct peer_key key = peers_key(&from);
-    struct lateness_client client = ask_about(admission, fd);
+    struct queue_client client = ask_about(admission, fd);
     if (is_late(admission, client)) {
         if (reserved)
             give_slot_back(admission);

@@ -3,6 +3,7 @@
 
 #include "address.h"
 #include "chance.h"
+#include "policy/retry_schedule.h"
 #include "service.h"
 
 #include <errno.h>
@@ -15,12 +16,8 @@
 #define PROBES 32
 #define STANDARD_BASE_MS 100
 #define STANDARD_CAP_MS 10000
-#define DOUBLINGS_MOST 32
 #define FORGOTTEN_NS (600 * SECOND) /* without a failure */
 #define WINDOW_LONGEST_NS (3600 * SECOND)
-#define BUDGET_SECONDS 10
-#define BUDGET_LEAST 10
-#define THOUSANDTHS 1000
 
 bool backoff_wanted(void)
 {
@@ -36,26 +33,13 @@ bool backoff_may_pass(int error)
 
 /* --- the schedule --- */
 
-static uint64_t longest(uint32_t retry)
+uint64_t backoff_draw(uint32_t retry)
 {
     uint64_t range = segment_limit(service.segment, LIMIT_BACKOFF);
     uint64_t base = range == LIMIT_OFF ? STANDARD_BASE_MS : range >> 32;
     uint64_t cap = range == LIMIT_OFF ? STANDARD_CAP_MS : (uint32_t)range;
-    uint64_t wait = base << (retry < DOUBLINGS_MOST ? retry : DOUBLINGS_MOST);
-    return (wait < cap ? wait : cap) * MILLISECOND;
-}
-
-uint64_t backoff_draw(uint32_t retry)
-{
-    uint64_t most = longest(retry);
-    switch (segment_limit(service.segment, LIMIT_JITTER)) {
-    case JITTER_NONE:
-        return most;
-    case JITTER_EQUAL:
-        return most / 2 + chance_up_to(most - most / 2);
-    default:
-        return chance_up_to(most);
-    }
+    return retry_jittered(retry_longest(base, cap, retry) * MILLISECOND,
+                          (enum jitter)segment_limit(service.segment, LIMIT_JITTER), chance_up_to);
 }
 
 /* --- destinations --- */
@@ -188,7 +172,7 @@ void backoff_failed(int destination, int error)
     uint32_t failures = atomic_load(&entry->failures);
     if (!atomic_compare_exchange_strong(&entry->until_ns, &until, now + backoff_draw(failures)))
         return;
-    atomic_store(&entry->failures, failures < DOUBLINGS_MOST ? failures + 1 : failures);
+    atomic_store(&entry->failures, failures < RETRY_DOUBLINGS_MOST ? failures + 1 : failures);
     if (failures == 0) {
         char text[SEGMENT_DESTINATION_TEXT];
         words_load(text, entry->address, sizeof text);
@@ -206,47 +190,18 @@ void backoff_succeeded(int destination)
     atomic_store(&entry->until_ns, 0);
 }
 
-/* --- the budget: this process's own, as seconds of late --- */
+/* --- the budget: this process's own --- */
 
-static struct {
-    _Atomic uint64_t second;
-    _Atomic uint32_t connects, retries;
-} late[BUDGET_SECONDS];
-
-static unsigned this_second(void)
-{
-    uint64_t second = monotonic_ns() / SECOND;
-    unsigned i = second % BUDGET_SECONDS;
-    uint64_t before = atomic_load(&late[i].second);
-    if (before != second && atomic_compare_exchange_strong(&late[i].second, &before, second)) {
-        atomic_store(&late[i].connects, 0);
-        atomic_store(&late[i].retries, 0);
-    }
-    return i;
-}
+static struct retry_budget budget;
 
 void backoff_connects(void)
 {
-    atomic_fetch_add(&late[this_second()].connects, 1);
+    retry_budget_connects(&budget, monotonic_ns() / SECOND);
 }
 
 bool backoff_may_retry(void)
 {
-    uint64_t share = segment_limit(service.segment, LIMIT_RETRY_BUDGET);
-    uint64_t each = segment_limit(service.segment, LIMIT_CONNECT_RETRIES);
-    uint64_t connects = 0, retries = 0, now = monotonic_ns() / SECOND;
-    unsigned slot = this_second();
-    if (share != LIMIT_OFF) {
-        for (unsigned i = 0; i < BUDGET_SECONDS; i++) {
-            if (atomic_load(&late[i].second) + BUDGET_SECONDS <= now)
-                continue;
-            connects += atomic_load(&late[i].connects);
-            retries += atomic_load(&late[i].retries);
-        }
-        each = each == LIMIT_OFF || each < BUDGET_LEAST ? BUDGET_LEAST : each;
-        if (retries >= each + connects * share / THOUSANDTHS)
-            return false;
-    }
-    atomic_fetch_add(&late[slot].retries, 1);
-    return true;
+    return retry_budget_take(&budget, monotonic_ns() / SECOND,
+                             segment_limit(service.segment, LIMIT_RETRY_BUDGET),
+                             segment_limit(service.segment, LIMIT_CONNECT_RETRIES));
 }

@@ -1,17 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * When to try again: the client's half of back pressure.
- *
- * The n-th retry (from 0) of a connect waits min(CAP, BASE·2^n) with jitter: `full` draws it from 0
- * on, `equal` keeps half of it, `none` all (Brooker, "Exponential Backoff And Jitter", 2015).
+ * When to try again: the client's half of back pressure, by the schedule and the budget that
+ * policy/retry_schedule.h has.
  *
  * All processes of a service share what they learn of a destination: who refused a moment ago has a
  * window open, drawn the same way, which grows each time that it is still refusing when its window
  * has ended, and closes with the first success.
- *
- * Retries have a budget, so that they do not make an outage worse: in any ten seconds a process
- * makes as many as one connect may (ten at least), and `retry-budget` for each connect besides (as
- * Finagle's RetryBudget; "Handling Overload", Site Reliability Engineering, 2016).
  */
 #ifndef BACKPRESSURE_BACKOFF_H
 #define BACKPRESSURE_BACKOFF_H

@@ -6,6 +6,7 @@
 #include "flows.h"
 #include "pausing.h"
 #include "peers.h"
+#include "policy/token_bucket.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -66,19 +67,13 @@ static void raise_to(_Atomic uint64_t *peak, uint64_t value)
         ;
 }
 
-/* --- accept-rate: a token bucket kept as one time, after ITU-T I.371's virtual scheduling --- */
+/* --- accept-rate --- */
 
-static uint64_t rate_period(uint64_t limit)
+static struct token_bucket rate_bucket(uint64_t limit)
 {
     uint64_t rate = limit >> 32;
-    return rate ? SECOND_NS / rate : 0;
-}
-
-static uint64_t rate_wait_from(uint64_t next, uint64_t limit, uint64_t now)
-{
-    uint64_t burst = (uint32_t)limit ? (uint32_t)limit : 1;
-    uint64_t allowance = (burst - 1) * rate_period(limit);
-    return next > now + allowance ? next - now - allowance : 0;
+    return (struct token_bucket){.period_ns = rate ? SECOND_NS / rate : 0,
+                                 .burst = (uint32_t)limit};
 }
 
 uint64_t connections_rate_wait(void)
@@ -86,28 +81,22 @@ uint64_t connections_rate_wait(void)
     uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
     if (limit == LIMIT_OFF)
         return 0;
-    return rate_wait_from(atomic_load(&service.segment->rate_next_ns), limit, monotonic_ns());
+    return token_bucket_wait(rate_bucket(limit), atomic_load(&service.segment->rate_next_ns),
+                             monotonic_ns());
 }
 
 static bool rate_take(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
-    if (limit == LIMIT_OFF)
-        return true;
-    uint64_t now = monotonic_ns(), next = atomic_load(&service.segment->rate_next_ns), after;
-    do {
-        if (rate_wait_from(next, limit, now) > 0)
-            return false;
-        after = (next > now ? next : now) + rate_period(limit);
-    } while (!atomic_compare_exchange_weak(&service.segment->rate_next_ns, &next, after));
-    return true;
+    return limit == LIMIT_OFF ||
+           token_bucket_take(rate_bucket(limit), &service.segment->rate_next_ns, monotonic_ns());
 }
 
 static void rate_give(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
     if (limit != LIMIT_OFF)
-        atomic_fetch_sub(&service.segment->rate_next_ns, rate_period(limit));
+        token_bucket_give(rate_bucket(limit), &service.segment->rate_next_ns);
 }
 
 /* --- reservation --- */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "flood.h"
 
+#include "policy/token_bucket.h"
 #include "service.h"
 
 #define MICROSECOND UINT64_C(1000)
@@ -12,17 +13,12 @@ static uint64_t share(void)
     return segment_limit(service.segment, LIMIT_SHED_SHARE);
 }
 
-/* A token bucket kept as one time, as accept-rate's is: see connections.c. */
 void flood_refused(uint64_t spent_ns)
 {
-    _Atomic uint64_t *next = &service.segment->flood_next_ns;
-    uint64_t hundredths = share(), now = monotonic_ns();
-    if (hundredths == LIMIT_OFF || hundredths == 0)
-        return;
-    uint64_t before = atomic_load(next), after;
-    do {
-        after = (before > now ? before : now) + spent_ns * 100 / hundredths;
-    } while (!atomic_compare_exchange_weak(next, &before, after));
+    uint64_t hundredths = share();
+    if (hundredths != LIMIT_OFF && hundredths != 0)
+        token_bucket_charge(&service.segment->flood_next_ns, spent_ns * 100 / hundredths,
+                            monotonic_ns());
 }
 
 bool flood_under_way(void)

@@ -9,27 +9,6 @@
 #include <netinet/tcp.h>
 
 #define MILLISECOND UINT64_C(1000000)
-/* RFC 8289, 3.1: long against the target, and short against the patience of clients. */
-#define INTERVAL_LEAST_NS (100 * MILLISECOND)
-#define INTERVAL_TARGETS 10
-/* Below its capacity, a server that a neighbour slows down for a moment has a queue above the
- * target for an interval now and then, hardly ever for two; what overloads it by a third or more is
- * found by its growth, long before. */
-#define PROOF_INTERVALS 2
-#define GROWN 2
-#define GROWN_BY_LEAST 32
-/* A flood makes the queue grow by this much so many times, with no loss in between. A pause of the
- * program makes it grow once, and a burst is over before its first client is late. */
-#define CLIMB_STEP 4
-#define CLIMB_STEPS 4
-/* A queue that lost a quarter in that time is being worked off: so after a pause of the program.
- */
-#define SHRUNK_NUMERATOR 3
-#define SHRUNK_DENOMINATOR 4
-/* While a queue stands, those are served who have waited this part of the target at most: the
- * program's own time for them comes on top. */
-#define FRESH_NUMERATOR 3
-#define FRESH_DENOMINATOR 4
 
 uint64_t lateness_target(void)
 {
@@ -51,13 +30,13 @@ static bool ask(int fd, struct tcp_info *info)
     return known;
 }
 
-struct lateness_client lateness_ask(int fd)
+struct queue_client lateness_ask(int fd)
 {
     struct tcp_info info = {0};
     if (!ask(fd, &info))
-        return (struct lateness_client){0};
-    return (struct lateness_client){info.tcpi_last_ack_recv * MILLISECOND,
-                                    info.tcpi_state == TCP_CLOSE_WAIT};
+        return (struct queue_client){0};
+    return (struct queue_client){info.tcpi_last_ack_recv * MILLISECOND,
+                                 info.tcpi_state == TCP_CLOSE_WAIT};
 }
 
 /* Of a listener, tcpi_unacked is the length of the accept queue, and tcpi_sacked its backlog. */
@@ -94,81 +73,16 @@ bool lateness_overfills(int fd, const struct listener *listener)
     return queue.tcpi_unacked * 2 > queue.tcpi_sacked;
 }
 
-/* The first who is late: the queue may be a burst, which will have been worked off in a while. */
-static void suspect(int fd, struct segment_listener *shared, uint64_t until)
+static struct queue_depth depth_of(void *context)
 {
-    uint32_t queue = lateness_queue(fd);
-    atomic_store_explicit(&shared->late_queue, queue ? queue : 1, memory_order_relaxed);
-    atomic_store_explicit(&shared->late_mark, queue, memory_order_relaxed);
-    atomic_store_explicit(&shared->late_marks, 0, memory_order_relaxed);
-    atomic_store_explicit(&shared->late_from_ns, until, memory_order_relaxed);
+    struct tcp_info queue = queue_of(*(const int *)context);
+    return (struct queue_depth){.waiting = queue.tcpi_unacked, .backlog = queue.tcpi_sacked};
 }
 
-/* Shown the queue at each late client, tells whether it went up all the steps. */
-static bool climbs(struct segment_listener *shared, uint32_t queue)
-{
-    uint32_t mark = atomic_load_explicit(&shared->late_mark, memory_order_relaxed);
-    uint32_t marks = atomic_load_explicit(&shared->late_marks, memory_order_relaxed);
-    if (queue >= mark && queue < mark + CLIMB_STEP)
-        return false;
-    marks = queue < mark ? 0 : marks + 1;
-    atomic_store_explicit(&shared->late_mark, queue, memory_order_relaxed);
-    atomic_store_explicit(&shared->late_marks, marks, memory_order_relaxed);
-    return marks >= CLIMB_STEPS;
-}
-
-/* A burst does not go on growing, or turn others away. The first who are late are no proof of it.
- */
-static bool overflows(int fd, struct segment_listener *shared, bool just_late)
-{
-    struct tcp_info queue = queue_of(fd);
-    uint32_t before = atomic_load_explicit(&shared->late_queue, memory_order_relaxed);
-    bool doubled =
-        queue.tcpi_unacked >= GROWN * before && queue.tcpi_unacked >= before + GROWN_BY_LEAST;
-    bool full = queue.tcpi_unacked && queue.tcpi_unacked >= queue.tcpi_sacked;
-    return climbs(shared, queue.tcpi_unacked) || (!just_late && (doubled || full));
-}
-
-/* Without a listener to ask (fd -1) a queue is never found to shrink. */
-static bool shrinks(int fd, const struct segment_listener *shared)
-{
-    uint32_t before = atomic_load_explicit(&shared->late_queue, memory_order_relaxed);
-    return fd >= 0 && before > 1 &&
-           (uint64_t)lateness_queue(fd) * SHRUNK_DENOMINATOR <= (uint64_t)before * SHRUNK_NUMERATOR;
-}
-
-bool lateness_sheds(int fd, struct listener *listener, struct lateness_client client,
+bool lateness_sheds(int fd, struct listener *listener, struct queue_client client,
                     uint64_t target_ns)
 {
-    struct segment_listener *shared = listener->shared;
-    if (!shared)
-        return false;
-    uint64_t now = monotonic_ns(), interval = target_ns * INTERVAL_TARGETS;
-    interval = interval > INTERVAL_LEAST_NS ? interval : INTERVAL_LEAST_NS;
-    uint64_t proof = PROOF_INTERVALS * interval;
-    atomic_store_explicit(&shared->crowded, client.waited_ns * 2 >= target_ns,
-                          memory_order_relaxed);
-    uint64_t from = atomic_load_explicit(&shared->late_from_ns, memory_order_relaxed);
-    uint64_t until = atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed);
-    bool stands = until > now;
-    uint64_t most = stands ? target_ns / FRESH_DENOMINATOR * FRESH_NUMERATOR : target_ns;
-    if (client.waited_ns < most) {
-        if (from)
-            atomic_store_explicit(&shared->late_from_ns, 0, memory_order_relaxed);
-        return stands && client.closed;
-    }
-    if (!stands && from == 0) {
-        suspect(fd, shared, now + proof);
-        return false;
-    }
-    bool just_late = now + proof < from + target_ns;
-    if (!stands && now < from && !overflows(fd, shared, just_late))
-        return false;
-    if (!stands && now >= from && shrinks(fd, shared)) {
-        suspect(fd, shared, now + proof);
-        return false;
-    }
-    /* It stands until nobody was late for as long. */
-    atomic_store_explicit(&shared->standing_until_ns, now + interval, memory_order_relaxed);
-    return true;
+    struct queue_look look = {.depth = depth_of, .context = &fd, .tells = fd >= 0};
+    return listener->shared &&
+           queue_delay_sheds(listener->shared, client, target_ns, look, monotonic_ns());
 }

@@ -1,15 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Whether a client has waited too long to be worth serving: `queue-delay`.
- *
- * The rule is CoDel's (Nichols and Jacobson, "Controlling Queue Delay", 2012; RFC 8289): one long
- * wait is a burst, and bursts are what queues are for. A queue stands when the wait of everyone who
- * was accepted stayed above the target for two intervals, in which it did not become a quarter
- * shorter; or, sooner, when it goes on growing after the first one was late, or has become twice as
- * long. CoDel then drops one packet at a time, since senders slow down; clients of a server mostly
- * do not, so a standing queue is drained at once of all that waited longer than three quarters of
- * the target, until nobody has for an interval (compare Maurer, "Fail at Scale", 2015). The last
- * quarter is left to the program, so that its answer, too, comes soon.
+ * Whether a client has waited too long to be worth serving: `queue-delay`, by the rule that
+ * policy/queue_delay.h has.
  *
  * How long a client waited is the kernel's own word: tcpi_last_ack_recv of the accepted socket is
  * the time since the handshake's last segment, or since the request, if that came later. AF_UNIX
@@ -19,23 +11,20 @@
 #define BACKPRESSURE_LATENESS_H
 
 #include "listeners.h"
+#include "policy/queue_delay.h"
 
 /* The target in nanoseconds, or LIMIT_OFF. Two loads. */
 uint64_t lateness_target(void);
 
-/* What the kernel tells of a connection that was just accepted. */
-struct lateness_client {
-    uint64_t waited_ns; /* 0 when it does not tell */
-    bool closed;        /* it will send no more: mostly one that gave up */
-};
-struct lateness_client lateness_ask(int fd);
+/* What the kernel tells of a connection that was just accepted; its wait is 0 when it does not. */
+struct queue_client lateness_ask(int fd);
 
 /*
  * Whether a client of the listener, descriptor `fd`, is to be shed: it waited too long, or while
  * the queue stands it has closed its side. Every accepted client is shown here, since it is the
  * short waits that tell that no queue stands.
  */
-bool lateness_sheds(int fd, struct listener *listener, struct lateness_client client,
+bool lateness_sheds(int fd, struct listener *listener, struct queue_client client,
                     uint64_t target_ns);
 
 /* Whether the listener's queue was found to stand, and is watched. Two loads and the time. */

@@ -89,7 +89,7 @@ enum process_phase { PROCESS_FREE, PROCESS_CLAIMED, PROCESS_LIVE, PROCESS_REAPIN
 /* The process was in another network namespace than the service when it joined. */
 enum { PROCESS_FOREIGN = 1 };
 
-/* A ceiling that finds itself: see concurrency.h. Times in microseconds. */
+/* A ceiling that finds itself: see policy/auto_limit.h. Times in microseconds. */
 struct segment_concurrency {
     _Atomic uint32_t ceiling;              /* 0: not begun */
     _Atomic uint32_t verdict;              /* enum concurrency_verdict, of the last window */
