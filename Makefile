@@ -44,7 +44,7 @@ say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real)
+SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real clock)
 # Recognising what a client speaks, and refusing it in that.
 DIALECT_ROOMS := busy chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))
 DIALECTS := $(patsubst %,$(BUILD)/shim/%.o,$(DIALECT_ROOMS))
@@ -218,7 +218,7 @@ FUZZ_BUILD := $(BUILD)/fuzz
 FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE $(filter-out -Wmissing-prototypes,$(WARNINGS)) -O1 -g -fPIC \
 	-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -MMD -MP \
 	$(PLACES)
-FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real $(DIALECT_ROOMS))
+FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real clock $(DIALECT_ROOMS))
 # All of bpctl but its main, and the probe's loader.
 FUZZ_TOOLS := $(patsubst %.c,$(FUZZ_BUILD)/%.o,$(filter-out tools/bpctl.c tools/loader.c tools/screen.c \
 	tools/top.c tools/metrics.c tools/check.c tools/program.c tools/reach.c tools/run.c,$(wildcard tools/*.c)))

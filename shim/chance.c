@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "chance.h"
 
-#include "segment.h"
+#include "clock.h"
 
+#include <stdatomic.h>
 #include <sys/random.h>
 #include <unistd.h>
 

@@ -5,19 +5,12 @@
 #ifndef BACKPRESSURE_DUE_H
 #define BACKPRESSURE_DUE_H
 
-#include "segment.h"
+#include "clock.h"
 
-#include <time.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 
 #define DUE_MILLISECOND UINT64_C(1000000)
-
-/* Processor time, so that work which was preempted does not seem to have been dear. */
-static inline uint64_t spent_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
 
 /* When work that began at `spent_before` is due again: its cost times `share` from now, at least
  * `least`. */

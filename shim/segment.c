@@ -31,20 +31,6 @@ static void close_quietly(int fd)
     errno = saved;
 }
 
-uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-static uint64_t realtime_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 void words_store(_Atomic uint64_t *to, const void *from, size_t length)
 {
     for (size_t i = 0; i < length / 8; i++) {

@@ -9,6 +9,7 @@
 #ifndef BACKPRESSURE_SEGMENT_H
 #define BACKPRESSURE_SEGMENT_H
 
+#include "clock.h"
 #include "gauge.h"
 #include "histogram.h"
 #include "limits.h"
@@ -363,8 +364,6 @@ bool process_running(uint32_t pid);
 /* Copies `length` bytes, a multiple of 8, between plain memory and the segment's words. */
 void words_store(_Atomic uint64_t *to, const void *from, size_t length);
 void words_load(void *to, const _Atomic uint64_t *from, size_t length);
-
-uint64_t monotonic_ns(void);
 
 /* Wakes those who wait for a slot: call after one became free or a limit was raised. */
 void segment_wake(struct segment *segment, bool everybody);

@@ -90,13 +90,6 @@ static void print(const struct event *event, const char *kind, bool as_json)
     json_decref(object);
 }
 
-static uint64_t realtime_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
 /* Where a reader of the ring stands. */
 struct reader {
     const struct segment *segment;
