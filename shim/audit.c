@@ -2,14 +2,14 @@
 #include "audit.h"
 
 #include "connections.h"
+#include "descriptors.h"
 #include "due.h"
+#include "lost.h"
 #include "processes.h"
 #include "service.h"
+#include "sockdiag.h"
 
 #include <errno.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #define MILLISECOND UINT64_C(1000000)
@@ -21,128 +21,16 @@
 #define SELF_EVERY_NS (1 * MILLISECOND)
 #define DUMP_EVERY_NS (20 * MILLISECOND)
 #define DUMP_LONGEST_NS (1000 * MILLISECOND)
-#define INDEX_LEAST 1024
-#define INDEX_MOST (SEGMENT_CONNS * 2)
 
 static _Atomic uint64_t self_next_ns;
 static _Atomic bool dumping;
 
-/* Cookie -> slot + 1, and what the dump saw. Touched by dumps alone, one at a time. */
-static uint32_t cookie_index[INDEX_MOST], index_size;
-static uint32_t slot_state[SEGMENT_CONNS];
-static bool slot_seen[SEGMENT_CONNS];
-
-static uint32_t index_of(uint64_t cookie)
+static void tell_found(uint64_t found, const char *text)
 {
-    return (uint32_t)((cookie * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % index_size;
-}
-
-static void index_slots(void)
-{
-    struct segment *segment = service.segment;
-    uint32_t used = atomic_load(&segment->conns_used);
-
-    for (index_size = INDEX_LEAST; index_size < INDEX_MOST && index_size < used * 2;)
-        index_size *= 2;
-    memset(cookie_index, 0, index_size * sizeof *cookie_index);
-    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
-        slot_state[slot] = atomic_load(&segment->conn_state[slot]);
-        slot_seen[slot] = false;
-        if (conn_phase(slot_state[slot]) != CONN_OPEN)
-            continue;
-        uint32_t place = index_of(atomic_load(&segment->conn[slot].cookie));
-        while (cookie_index[place])
-            place = (place + 1) % index_size;
-        cookie_index[place] = slot + 1;
-    }
-}
-
-static void see(const struct sockdiag_entry *entry, void *context)
-{
-    (void)context;
-    if (entry->inode == 0)
+    if (found == 0)
         return;
-    for (uint32_t place = index_of(entry->cookie); cookie_index[place];
-         place = (place + 1) % index_size) {
-        uint32_t slot = cookie_index[place] - 1;
-        if (atomic_load(&service.segment->conn[slot].cookie) == entry->cookie)
-            slot_seen[slot] = true;
-    }
-}
-
-static bool network_is_the_services(void)
-{
-    struct stat status;
-    return stat("/proc/self/ns/net", &status) == 0 &&
-           status.st_ino == atomic_load(&service.segment->network);
-}
-
-/* Which kinds of socket were dumped completely. */
-struct dumped {
-    bool tcp, local;
-};
-
-static bool is_unseen(uint32_t slot, uint64_t started, struct dumped dumped)
-{
-    const struct segment_conn *conn = &service.segment->conn[slot];
-    uint32_t flags = atomic_load(&conn->flags);
-    return conn_phase(slot_state[slot]) == CONN_OPEN && !slot_seen[slot] &&
-           !(flags & CONN_FOREIGN) && (flags & CONN_UNIX ? dumped.local : dumped.tcp) &&
-           atomic_load(&conn->accepted_ns) < started;
-}
-
-static uint32_t count_unseen(uint64_t started, struct dumped dumped)
-{
-    uint32_t used = atomic_load(&service.segment->conns_used), count = 0;
-    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
-        count += is_unseen(slot, started, dumped);
-    return count;
-}
-
-static void free_unseen(uint64_t started, struct dumped dumped)
-{
-    uint32_t used = atomic_load(&service.segment->conns_used);
-    uint64_t found = 0;
-    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
-        if (is_unseen(slot, started, dumped))
-            found += connections_free_lost(slot, slot_state[slot]);
-    if (found) {
-        service_count(COUNTER_FOUND, found);
-        service_event(EVENT_FOUND, found, "closed unseen; the kernel no longer has them");
-    }
-}
-
-/* A dump walks the kernel's whole table: for families that the service never accepted, none is due.
- */
-static bool dump_family(int family, uint32_t bit)
-{
-    return !(atomic_load(&service.segment->families) & bit) ||
-           sockdiag_dump(family, false, see, NULL);
-}
-
-static struct dumped dump(void)
-{
-    return (struct dumped){
-        .tcp = dump_family(AF_INET, FAMILY_INET) && dump_family(AF_INET6, FAMILY_INET6),
-        .local = dump_family(AF_UNIX, FAMILY_UNIX),
-    };
-}
-
-static void compare_with_kernel(uint64_t started)
-{
-    index_slots();
-    struct dumped dumped = dump();
-    if (count_unseen(started, dumped) == 0)
-        return;
-    /*
-     * A dump goes on where its last message ended by counting sockets in a hash chain: one that
-     * closed meanwhile can make it pass over another (inet_diag's s_num). Who is missing twice is
-     * gone.
-     */
-    struct dumped again = dump();
-    dumped.tcp = dumped.tcp && again.tcp;
-    dumped.local = dumped.local && again.local;
-    free_unseen(started, dumped);
+    service_count(COUNTER_FOUND, found);
+    service_event(EVENT_FOUND, found, text);
 }
 
 static void dump_if_due(uint64_t now)
@@ -151,8 +39,7 @@ static void dump_if_due(uint64_t now)
         return;
     uint64_t spent = spent_ns();
     if (!atomic_exchange(&dumping, true)) {
-        if (network_is_the_services())
-            compare_with_kernel(now);
+        tell_found(lost_find(), "closed unseen; nobody has them any more");
         atomic_store(&dumping, false);
     }
     atomic_store(&service.segment->audit_next_ns, due_again(spent, SHARE, DUMP_EVERY_NS));
@@ -168,20 +55,12 @@ static void check_own_descriptors(void)
         descriptor what = descriptor_at(fd);
         if (descriptor_kind(what) != DESCRIPTOR_CONN || descriptor_index(what) >= SEGMENT_CONNS)
             continue;
-        uint64_t expected = atomic_load(&service.segment->conn[descriptor_index(what)].cookie);
-        if (sockdiag_cookie(fd) == expected || descriptor_at(fd) != what)
-            continue;
-        /* Only the one that takes it out may release it: another thread may be closing it. */
-        if (!atomic_compare_exchange_strong(&descriptor_table[fd], &what, 0))
-            continue;
-        struct departure departure = {.verify = false};
-        connections_departed(what, &departure);
-        found++;
+        uint64_t inode = atomic_load(&service.segment->conn[descriptor_index(what)].inode);
+        if (sockdiag_is(fd, inode) == SOCKDIAG_OTHER)
+            found += descriptor_lost(fd, what);
     }
-    if (found) {
-        service_count(COUNTER_FOUND, found);
-        service_event(EVENT_FOUND, found, "closed unseen in this process");
-    }
+    tell_found(found, "closed unseen in this process");
+    tell_found(lost_watched(), "held by others; nobody has them any more");
 }
 
 /* Which slots a gauge counts. */

@@ -10,9 +10,9 @@
 
 /*
  * Does what is due, cheapest first: dead processes; descriptors of this process that are no longer
- * the connection they were; slots whose socket the kernel does not know. Each is due again after
- * hundreds of times what it took, so that all audits together stay below one percent of a core.
- * Called while a ceiling is reached, before somebody is refused or goes on waiting.
+ * the connection they were; slots whose connection nobody holds any more (lost.h). Each is due
+ * again after hundreds of times what it took, so that all audits together stay below one percent of
+ * a core. Called while a ceiling is reached, before somebody is refused or goes on waiting.
  */
 void audit_run(void);
 

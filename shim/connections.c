@@ -10,6 +10,8 @@
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
+#include "sockdiag.h"
+#include "witness.h"
 
 #include <errno.h>
 #include <string.h>
@@ -23,10 +25,8 @@
 
 /* How many descriptors of this process refer to each slot. Copied by fork, like the descriptors. */
 static _Atomic uint16_t local_references[SEGMENT_CONNS];
-/* Children spawned so far, now and when the slot was filled: an older slot may have been inherited.
- */
-static _Atomic uint32_t spawned;
-static _Atomic uint32_t spawned_before[SEGMENT_CONNS];
+/* Children being spawned just now. */
+static _Atomic uint32_t spawning;
 
 static void change_begins(void)
 {
@@ -348,7 +348,7 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
     }
     struct segment_conn *conn = &segment->conn[slot];
     note_family(segment, family);
-    atomic_store(&conn->cookie, sockdiag_cookie(fd));
+    atomic_store(&conn->inode, sockdiag_inode(fd));
     atomic_store(&conn->accepted_ns, monotonic_ns());
     atomic_store(&conn->peer, peer);
     atomic_store(&conn->grant, 0);
@@ -358,7 +358,6 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
                                    (service.self == 0 ? CONN_SHARED : 0U));
     atomic_store(&conn->holders, holder_bits(service.self));
     atomic_store(&local_references[slot], 1);
-    atomic_store(&spawned_before[slot], atomic_load(&spawned));
     atomic_store(&segment->conn_state[slot], generation << 2 | CONN_OPEN);
     change_ends();
     descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, generation));
@@ -368,7 +367,7 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
     raise_to(&segment->conns_peak, gauge_count(&segment->conns));
 }
 
-bool connections_adopt(int fd, uint64_t cookie)
+bool connections_adopt(int fd, uint64_t inode)
 {
     struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->conns_used);
@@ -377,7 +376,7 @@ bool connections_adopt(int fd, uint64_t cookie)
         uint32_t state = atomic_load(&segment->conn_state[slot]);
         struct segment_conn *conn = &segment->conn[slot];
         bool added;
-        if (conn_phase(state) != CONN_OPEN || atomic_load(&conn->cookie) != cookie)
+        if (conn_phase(state) != CONN_OPEN || atomic_load(&conn->inode) != inode)
             continue;
         change_begins();
         if (!holders_add(conn, service.self, &added))
@@ -389,7 +388,6 @@ bool connections_adopt(int fd, uint64_t cookie)
         }
         bool first = atomic_load(&local_references[slot]) == 0;
         atomic_fetch_add(&local_references[slot], 1);
-        atomic_store(&spawned_before[slot], atomic_load(&spawned));
         change_ends();
         descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, state >> 2));
         if (first)
@@ -415,52 +413,122 @@ void connections_departing(int fd, descriptor what, struct departure *departure)
     if (flow)
         pausing_closes(fd, flow);
     departure->verify = conn && atomic_load(&local_references[slot]) == 1 &&
-                        (atomic_load(&conn->flags) & CONN_SHARED ||
-                         atomic_load(&spawned_before[slot]) != atomic_load(&spawned));
+                        (atomic_load(&conn->flags) & CONN_SHARED || atomic_load(&spawning) > 0);
     if (departure->verify)
-        sockdiag_note(fd, &departure->socket);
+        departure->set = witness_watch(fd, slot, descriptor_generation(what));
+}
+
+void connections_stay(const struct departure *departure)
+{
+    if (departure->verify)
+        witness_drop(departure->set);
+}
+
+/* Whoever proves that nobody holds it any more frees it: this process, if it watches it. */
+static void leave_to_audits(struct segment_conn *conn, uint32_t slot, uint32_t generation)
+{
+    uint32_t witness = witness_watches(slot, generation) ? service.self + 1 : 0;
+    uint32_t flags = atomic_load(&conn->flags);
+    while (!atomic_compare_exchange_weak(&conn->flags, &flags,
+                                         (flags & CONN_FLAG_BITS) | CONN_SHARED |
+                                             witness << CONN_WITNESS_SHIFT))
+        ;
+}
+
+/* Nothing can ever prove it: then nothing is kept, and that is said. */
+static bool beyond_proof(void)
+{
+    static _Atomic bool said;
+    const struct segment *segment = service.segment;
+    if (!atomic_load(&segment->sockdiag_error) || !atomic_load(&segment->holdings_error))
+        return false;
+    if (!atomic_exchange(&said, true))
+        service_say("neither sock_diag nor /proc can be asked here",
+                    ": connections that other programs inherit are not counted");
+    return true;
+}
+
+/* Nobody whom the table knows holds it. True when it was freed, and somebody was told. */
+static bool free_if_nobodys(struct segment_conn *conn, descriptor what, enum witness_answer answer,
+                            bool shared)
+{
+    uint32_t slot = descriptor_index(what), generation = descriptor_generation(what);
+    shared = shared || atomic_load(&conn->flags) & CONN_SHARED;
+    if (shared && answer != WITNESS_GONE && !(answer == WITNESS_UNKNOWN && beyond_proof())) {
+        leave_to_audits(conn, slot, generation);
+        return false;
+    }
+    return free_slot(slot, generation << 2 | CONN_OPEN);
+}
+
+/* The last descriptor of this process is closed. True when a slot was freed. */
+static bool let_go(struct segment_conn *conn, descriptor what, const struct departure *departure)
+{
+    uint64_t rest;
+    enum witness_answer answer = departure->verify ? witness_ask(departure->set) : WITNESS_UNKNOWN;
+
+    flows_end(descriptor_index(what), descriptor_generation(what));
+    gauge_touch(&service_self()->conns);
+    if (holders_remove(conn, service.self, &rest)) {
+        gauge_give(&service_self()->conns);
+        credit_left(descriptor_index(what), service.self);
+    } else {
+        rest = atomic_load(&conn->holders); /* this process was one too many to be named there */
+    }
+    if (answer == WITNESS_GONE && rest != 0)
+        return connections_free_lost(descriptor_index(what),
+                                     descriptor_generation(what) << 2 | CONN_OPEN);
+    return rest == 0 && free_if_nobodys(conn, what, answer, departure->verify);
 }
 
 void connections_departed(descriptor what, const struct departure *departure)
 {
     struct segment_conn *conn = open_slot(what);
-    uint32_t slot = descriptor_index(what);
-    uint64_t rest;
     int saved = errno;
 
-    if (!conn || atomic_fetch_sub(&local_references[slot], 1) > 1)
+    if (!conn || atomic_fetch_sub(&local_references[descriptor_index(what)], 1) > 1) {
+        connections_stay(departure);
+        errno = saved;
         return;
-    flows_end(slot, descriptor_generation(what));
-    change_begins();
-    gauge_touch(&service_self()->conns);
-    if (holders_remove(conn, service.self, &rest)) {
-        bool woken = false;
-        gauge_give(&service_self()->conns);
-        credit_left(slot, service.self);
-        if (rest == 0) {
-            if (departure->verify && sockdiag_ask(&departure->socket) == SOCKDIAG_HELD)
-                atomic_fetch_or(&conn->flags, CONN_SHARED); /* an audit frees it */
-            else
-                woken = free_slot(slot, descriptor_generation(what) << 2 | CONN_OPEN);
-        }
-        if (!woken)
-            segment_wake(service.segment, false);
     }
+    change_begins();
+    if (!let_go(conn, what, departure))
+        segment_wake(service.segment, false);
     change_ends();
     readiness_room_made();
     errno = saved;
 }
 
-void connections_shared(descriptor what)
+static void share(descriptor what, uint32_t flags)
 {
     struct segment_conn *conn = open_slot(what);
-    if (conn)
-        atomic_fetch_or(&conn->flags, CONN_SHARED);
+    if (conn && (atomic_load(&conn->flags) & flags) != flags)
+        atomic_fetch_or(&conn->flags, flags);
+}
+
+void connections_passed(descriptor what)
+{
+    share(what, CONN_SHARED | CONN_PASSED);
+}
+
+static void share_all(void)
+{
+    int end = descriptors_end();
+    for (int fd = 0; fd < end; fd++)
+        if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN)
+            share(descriptor_at(fd), CONN_SHARED);
 }
 
 void connections_spawning(void)
 {
-    atomic_fetch_add(&spawned, 1);
+    atomic_fetch_add(&spawning, 1);
+    share_all();
+}
+
+void connections_spawned(void)
+{
+    share_all(); /* what another thread accepted before the child was there */
+    atomic_fetch_sub(&spawning, 1);
 }
 
 void connections_inherit(uint32_t child)
@@ -483,8 +551,8 @@ void connections_inherit(uint32_t child)
     }
 }
 
-/* Takes `holder` off a slot, whoever it is, and frees what nobody else holds. */
-static void forget_holder(uint32_t slot, uint32_t holder, bool freeable)
+/* Takes `holder` off a slot, whoever it is, and frees what nobody else can hold. */
+static void forget_holder(uint32_t slot, uint32_t holder)
 {
     struct segment *segment = service.segment;
     struct segment_conn *conn = &segment->conn[slot];
@@ -498,26 +566,40 @@ static void forget_holder(uint32_t slot, uint32_t holder, bool freeable)
     if (holders_remove(conn, holder, &rest)) {
         gauge_give(&segment->process[holder].conns);
         credit_left(slot, holder);
-        if (rest == 0 && freeable && !(atomic_load(&conn->flags) & CONN_SHARED))
+        if (rest == 0 && !(atomic_load(&conn->flags) & CONN_SHARED))
             free_slot(slot, state);
     }
     change_ends();
 }
 
+/* The process watches nothing any more: it has ended, or became another program. */
+static void forget_witness(uint32_t slot, uint32_t process)
+{
+    struct segment_conn *conn = &service.segment->conn[slot];
+    uint32_t flags = atomic_load(&conn->flags);
+    while (flags >> CONN_WITNESS_SHIFT == process + 1 &&
+           !atomic_compare_exchange_weak(&conn->flags, &flags, flags & CONN_FLAG_BITS))
+        ;
+}
+
 void connections_forget_unadopted(void)
 {
     uint32_t used = atomic_load(&service.segment->conns_used);
-    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
+        forget_witness(slot, service.self);
         if (atomic_load(&local_references[slot]) == 0)
-            forget_holder(slot, service.self, true);
+            forget_holder(slot, service.self);
+    }
 }
 
 void connections_forget_process(uint32_t holder)
 {
     struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->conns_used);
-    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
-        forget_holder(slot, holder, true);
+    for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
+        forget_witness(slot, holder);
+        forget_holder(slot, holder);
+    }
 }
 
 bool connections_free_lost(uint32_t slot, uint32_t state)

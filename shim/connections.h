@@ -6,6 +6,11 @@
  * gone. Holders are processes, so a connection that was accepted in one and is served in another
  * counts for the service until both have let go, and for each of them while it has it.
  *
+ * A slot is freed on proof alone. What a process has open is in its own table (descriptors.h);
+ * where others may hold the connection, too, an epoll set tells when the last one is closed
+ * (witness.h); where no process is there to tell, the kernel's and the processes' tables are gone
+ * through (lost.h). Until one of them proves that nobody has it, it counts.
+ *
  * Every change raises `pending` of its process first and lowers it last. An audit that reads the
  * gauge, then all `pending`, then the slots, never counts too few: see audit.c.
  */
@@ -13,7 +18,6 @@
 #define BACKPRESSURE_CONNECTIONS_H
 
 #include "descriptors.h"
-#include "sockdiag.h"
 
 #include <sys/socket.h>
 
@@ -54,25 +58,33 @@ bool connections_full_for_certain(void);
  */
 void connections_commit(int fd, int family, bool auditable, uint32_t peer);
 
-/* `fd`, received or inherited, with socket cookie `cookie`: tracked if the service knows it. */
-bool connections_adopt(int fd, uint64_t cookie);
+/* `fd`, received or inherited, with that inode: tracked if the service knows it. */
+bool connections_adopt(int fd, uint64_t inode);
 
 /* One more, one fewer descriptor of this process for a connection. */
 void connections_retain(descriptor what);
 
-/* What must be noted before the descriptor is closed, to check afterwards who else holds it. */
+/* A close, from before it, while it can be prepared to tell who else holds the connection, to after
+ * it. */
 struct departure {
-    bool verify;
-    struct sockdiag_socket socket;
+    bool verify; /* others may: `set` tells (witness.h), or -1 */
+    int set;
 };
+/* Of a descriptor that is gone already. */
+static const struct departure departure_unseen = {.verify = false, .set = -1};
+
+/* The descriptor is about to be closed; then it was, or it stays open after all. */
 void connections_departing(int fd, descriptor what, struct departure *departure);
 void connections_departed(descriptor what, const struct departure *departure);
+void connections_stay(const struct departure *departure);
 
-/* This connection may now be held by a process that the table does not know. */
-void connections_shared(descriptor what);
+/* This connection goes out in a message: anybody may hold it from now on, or the message itself. */
+void connections_passed(descriptor what);
 
-/* Every connection of this process may: a child is about to be spawned. */
+/* Every connection of this process may be held by a process that the table does not know: a child
+ * is about to be spawned; and it was, or was not. */
 void connections_spawning(void);
+void connections_spawned(void);
 
 /* The process `child` gets everything this one holds: before fork, so that nothing is lost between.
  */
@@ -84,7 +96,8 @@ void connections_forget_unadopted(void);
 /* Takes the dead process `holder` off every slot, and frees those that nobody holds. */
 void connections_forget_process(uint32_t holder);
 
-/* Frees a slot whose socket the kernel no longer has, if it still is in `state`. */
+/* Frees a slot of which it is proved that nobody holds its connection, if it still is in `state`.
+ */
 bool connections_free_lost(uint32_t slot, uint32_t state);
 
 /* Frees a slot that nobody is at work on any more, if it still is in `state` (opening or closing).

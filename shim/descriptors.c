@@ -8,7 +8,9 @@
 #include "real.h"
 #include "service.h"
 #include "shedding.h"
+#include "sockdiag.h"
 #include "waiting_room.h"
+#include "witness.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -65,6 +67,7 @@ static void gone(int fd, descriptor what, const struct departure *departure)
     case DESCRIPTOR_OWN:
         shedding_forget(fd);
         waiting_room_forget(fd);
+        witness_forget(fd);
         break;
     case DESCRIPTOR_NONE:
         break;
@@ -118,7 +121,7 @@ void descriptor_put(int fd, descriptor what)
     before = atomic_exchange(&descriptor_table[fd], what);
     if (before == 0 || before == what)
         return;
-    struct departure departure = {.verify = false};
+    struct departure departure = departure_unseen;
     gone(fd, before, &departure);
     if (descriptor_kind(before) == DESCRIPTOR_CONN)
         service_count(COUNTER_FOUND, 1);
@@ -133,10 +136,18 @@ descriptor descriptor_take(int fd)
     return what;
 }
 
+bool descriptor_lost(int fd, descriptor what)
+{
+    if (!atomic_compare_exchange_strong(&descriptor_table[fd], &what, 0))
+        return false;
+    gone(fd, what, &departure_unseen);
+    return true;
+}
+
 static descriptor depart(int fd, struct departure *departure)
 {
     descriptor what = descriptor_at(fd);
-    departure->verify = false;
+    *departure = departure_unseen;
     if (descriptor_kind(what) == DESCRIPTOR_CONN)
         connections_departing(fd, what, departure);
     else if (descriptor_kind(what) == DESCRIPTOR_OUTBOUND)
@@ -208,6 +219,7 @@ int descriptor_dup2(int from, int to, int (*dup_real)(int, int, void *), void *c
     int result = dup_real(from, to, context);
     int saved = errno;
     if (result < 0) {
+        connections_stay(&departure);
         descriptor_put(to, what); /* still open, as it was */
     } else {
         gone(to, what, &departure);
@@ -271,9 +283,9 @@ void descriptor_adopt(int fd)
 
     if (kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &value, &length) == 0 &&
         value == SOCK_STREAM && listeners_learn(fd) < 0) {
-        uint64_t cookie = sockdiag_cookie(fd);
-        if (cookie)
-            connections_adopt(fd, cookie);
+        uint64_t inode = sockdiag_inode(fd);
+        if (inode)
+            connections_adopt(fd, inode);
     }
     errno = saved;
 }

@@ -99,6 +99,12 @@ void descriptor_put(int fd, descriptor what);
 descriptor descriptor_take(int fd);
 
 /*
+ * `fd`, looked up as `what`, is found not to be that any more: takes it out, unless somebody else
+ * did, who releases it then. True when it was released here.
+ */
+bool descriptor_lost(int fd, descriptor what);
+
+/*
  * Closes a tracked descriptor: takes it out, calls `close_real`, and lets the room that owns it
  * know. Returns what `close_real` returns, with its errno.
  */

@@ -35,8 +35,14 @@ __attribute__((used)) static void before_vfork(void)
     lifecycle_before_spawn();
 }
 
+__attribute__((used)) static void after_vfork(void)
+{
+    lifecycle_after_spawn();
+}
+
 __attribute__((used)) static pid_t vfork_failed(int error)
 {
+    lifecycle_after_spawn();
     errno = error;
     return -1;
 }
@@ -61,6 +67,9 @@ __asm__(".text\n"
         "    incl %fs:(%rdx)\n"
         "    ret\n"
         "2:  decl %fs:(%rdx)\n"
+        "    push %rax\n"
+        "    call after_vfork\n"
+        "    pop %rax\n"
         "    ret\n"
         "1:  mov %eax, %edi\n"
         "    neg %edi\n"
@@ -83,7 +92,9 @@ INTERPOSE int posix_spawn(pid_t *restrict pid, const char *restrict path,
                           char *const arguments[restrict], char *const environment[restrict])
 {
     lifecycle_before_spawn();
-    return REAL(posix_spawn)(pid, path, actions, attributes, arguments, environment);
+    int result = REAL(posix_spawn)(pid, path, actions, attributes, arguments, environment);
+    lifecycle_after_spawn();
+    return result;
 }
 
 INTERPOSE int posix_spawnp(pid_t *restrict pid, const char *restrict file,
@@ -92,17 +103,23 @@ INTERPOSE int posix_spawnp(pid_t *restrict pid, const char *restrict file,
                            char *const arguments[restrict], char *const environment[restrict])
 {
     lifecycle_before_spawn();
-    return REAL(posix_spawnp)(pid, file, actions, attributes, arguments, environment);
+    int result = REAL(posix_spawnp)(pid, file, actions, attributes, arguments, environment);
+    lifecycle_after_spawn();
+    return result;
 }
 
 INTERPOSE int system(const char *command)
 {
     lifecycle_before_spawn();
-    return REAL(system)(command);
+    int status = REAL(system)(command);
+    lifecycle_after_spawn();
+    return status;
 }
 
 INTERPOSE FILE *popen(const char *command, const char *mode)
 {
     lifecycle_before_spawn();
-    return REAL(popen)(command, mode);
+    FILE *stream = REAL(popen)(command, mode);
+    lifecycle_after_spawn();
+    return stream;
 }

@@ -14,6 +14,7 @@
 #include "service.h"
 #include "shedding.h"
 #include "waiting_room.h"
+#include "witness.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -40,6 +41,7 @@ static void after_fork_in_child(void)
     shedding_after_fork_in_child();
     waiting_room_after_fork_in_child();
     audit_after_fork_in_child();
+    witness_after_fork_in_child();
     outbound_after_fork_in_child();
     chance_after_fork_in_child();
     errno = saved;
@@ -70,6 +72,14 @@ void lifecycle_before_spawn(void)
 {
     if (service_active() && !in_vfork_child)
         connections_spawning();
+}
+
+void lifecycle_after_spawn(void)
+{
+    int saved = errno;
+    if (service_active() && !in_vfork_child)
+        connections_spawned();
+    errno = saved;
 }
 
 void lifecycle_ended(pid_t child)

@@ -16,6 +16,8 @@ void lifecycle_forked(pid_t child);
 
 /* A child is about to be spawned that shares nothing but descriptors: vfork, posix_spawn, popen. */
 void lifecycle_before_spawn(void);
+/* It was, or it could not be. errno is kept. */
+void lifecycle_after_spawn(void);
 
 /* One of the wait family returned `child` with `status`. */
 void lifecycle_waited(pid_t child, int status);

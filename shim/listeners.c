@@ -10,6 +10,7 @@
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
+#include "sockdiag.h"
 #include "waiting_room.h"
 
 #include <arpa/inet.h>
@@ -97,7 +98,7 @@ int listeners_learn(int fd)
     int family = option(fd, SO_DOMAIN);
     if (family != AF_INET && family != AF_INET6 && family != AF_UNIX)
         return -1;
-    uint64_t cookie = sockdiag_cookie(fd);
+    uint64_t cookie = sockdiag_identity(fd);
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         struct listener *listener = &listeners[i];
         uint32_t none = 0;

@@ -31,7 +31,7 @@ struct outbound {
     _Atomic int destination;
     _Atomic int left_error; /* what an interrupted wait left for SO_ERROR */
     _Atomic bool connecting, inet;
-    _Atomic uint64_t cookie;
+    _Atomic uint64_t inode;
 };
 
 static struct outbound table[OUTBOUND_MAX];
@@ -107,9 +107,12 @@ static void audit(void)
     if (!due_claim(&next_ns, monotonic_ns(), AUDIT_LONGEST_NS))
         return;
     int end = descriptors_end();
-    for (int fd = 0; fd < end; fd++)
-        if (at(fd) && sockdiag_cookie(fd) != atomic_load(&at(fd)->cookie))
-            descriptor_put(fd, 0);
+    for (int fd = 0; fd < end; fd++) {
+        descriptor what = descriptor_at(fd);
+        const struct outbound *entry = at(fd);
+        if (entry && sockdiag_is(fd, atomic_load(&entry->inode)) == SOCKDIAG_OTHER)
+            descriptor_lost(fd, what);
+    }
     atomic_store(&next_ns, due_again(spent, AUDIT_SHARE, AUDIT_EVERY_NS));
 }
 
@@ -138,7 +141,7 @@ static void track(int fd, int family, int destination, bool connecting)
         atomic_store(&entry->left_error, 0);
         atomic_store(&entry->connecting, connecting);
         atomic_store(&entry->inet, family != AF_UNIX);
-        atomic_store(&entry->cookie, sockdiag_cookie(fd));
+        atomic_store(&entry->inode, sockdiag_inode(fd));
         descriptor_put(fd, descriptor_make(DESCRIPTOR_OUTBOUND, index, 0));
         paced_anew(fd, entry);
         return;
@@ -435,7 +438,7 @@ int outbound_connect(int fd, const struct sockaddr *address, socklen_t length)
     }
     struct outbound *entry = at(fd);
     if (entry && atomic_load(&entry->left_error) == 0 &&
-        sockdiag_cookie(fd) == atomic_load(&entry->cookie))
+        sockdiag_is(fd, atomic_load(&entry->inode)) != SOCKDIAG_OTHER)
         result = connect_again(fd, entry, address, length);
     else
         result = connect_anew(fd, address, length);

@@ -28,7 +28,7 @@ static void leaves(int fd)
 {
     descriptor what = descriptor_at(fd);
     if (descriptor_kind(what) == DESCRIPTOR_CONN)
-        connections_shared(what);
+        connections_passed(what);
 }
 
 void passing_sends(const struct msghdr *message)

@@ -121,6 +121,17 @@ unsigned processes_reap(bool thorough)
     return found;
 }
 
+uint32_t processes_pid_here(uint32_t index)
+{
+    uint64_t identity = atomic_load(&service.segment->process[index].identity);
+    return process_phase(identity) == PROCESS_LIVE ? process_pid(identity) : 0;
+}
+
+bool processes_all_here(void)
+{
+    return true;
+}
+
 void processes_waited(pid_t pid)
 {
     struct segment *segment = service.segment;

@@ -26,6 +26,12 @@ void processes_after_fork_in_parent(pid_t child);
  */
 unsigned processes_reap(bool thorough);
 
+/* The pid of the live process with that index, where /proc has it under that number; or 0. */
+uint32_t processes_pid_here(uint32_t index);
+
+/* Whether that is so of all processes of the service. */
+bool processes_all_here(void);
+
 /* The child `pid` was waited for: it is gone, and so is what only it held. Async-signal-safe. */
 void processes_waited(pid_t pid);
 

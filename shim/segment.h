@@ -61,7 +61,13 @@ enum {
     CONN_UNIX = 4,
     CONN_OWN_SNDBUF = 8, /* the program set SO_SNDBUF itself: no grant above that */
     CONN_OWN_LOWAT = 16, /* and TCP_NOTSENT_LOWAT: hands off */
+    CONN_PASSED = 32,    /* was sent in a message, where it may still be, in nobody's table */
 };
+
+/* The upper half of the flags: index + 1 of the process that goes on watching a connection which it
+ * let go of (witness.h), or 0. */
+#define CONN_WITNESS_SHIFT 16
+#define CONN_FLAG_BITS ((UINT32_C(1) << CONN_WITNESS_SHIFT) - 1)
 
 /* Families that the service ever accepted from. */
 enum { FAMILY_INET = 1, FAMILY_INET6 = 2, FAMILY_UNIX = 4 };
@@ -70,7 +76,7 @@ enum { FAMILY_INET = 1, FAMILY_INET6 = 2, FAMILY_UNIX = 4 };
 
 struct segment_conn {
     _Atomic uint64_t holders; /* CONN_HOLDERS times 16 bits: process index + 1, or 0 */
-    _Atomic uint64_t cookie;  /* the kernel's SO_COOKIE */
+    _Atomic uint64_t inode;   /* of the socket, as fstat, sock_diag and /proc have it; 0: unknown */
     _Atomic uint64_t accepted_ns;
     _Atomic uint32_t peer; /* index + 1 in peers, or 0 */
     _Atomic uint32_t flags;
@@ -224,6 +230,8 @@ struct segment {
     _Atomic uint64_t flood_next_ns;   /* the same for processor time spent on refusals */
     _Atomic uint64_t audit_next_ns;   /* when the next dump of the kernel's sockets may start */
     _Atomic uint64_t reap_next_ns;    /* when to look for dead processes again */
+    _Atomic uint32_t sockdiag_error;  /* why the kernel's sockets could not be listed last, or 0 */
+    _Atomic uint32_t holdings_error;  /* the same of the processes' descriptors in /proc */
     _Atomic uint64_t watch_until_ns;  /* a thread blocked in accept sees to all audits until then */
     _Atomic uint64_t timed_until_ns;  /* somebody looks at how long answers take: see sojourn.h */
     struct histogram accept_wait;     /* how long clients were in accept queues; a sample */

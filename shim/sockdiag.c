@@ -6,6 +6,7 @@
 #include "real.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
@@ -74,40 +75,85 @@ uint64_t sockdiag_cookie(int fd)
     return cookie;
 }
 
-static void note_address(struct sockdiag_socket *out, int side,
-                         const struct sockaddr_storage *address)
+/* fstat past what is interposed; its layout is the kernel's own on 64-bit machines. */
+static bool status_of(int fd, struct stat *status)
 {
-    if (address->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)address;
-        memcpy(out->addresses[side], &in->sin_addr, 4);
-        out->ports[side] = in->sin_port;
-    } else if (address->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
-        memcpy(out->addresses[side], &in6->sin6_addr, 16);
-        out->ports[side] = in6->sin6_port;
-    }
+#if defined SYS_fstat && __SIZEOF_POINTER__ == 8
+    return kernel_call(SYS_fstat, fd, status) == 0;
+#else
+    struct statx all = {0};
+    if (kernel_call(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_INO, &all) < 0)
+        return false;
+    status->st_mode = all.stx_mode;
+    status->st_ino = (ino_t)all.stx_ino;
+    return true;
+#endif
 }
 
-void sockdiag_note(int fd, struct sockdiag_socket *out)
+uint64_t sockdiag_inode(int fd)
 {
-    struct sockaddr_storage local = {0}, remote = {0};
-    socklen_t local_length = sizeof local, remote_length = sizeof remote;
     struct stat status;
+    return status_of(fd, &status) && S_ISSOCK(status.st_mode) ? status.st_ino : 0;
+}
 
-    memset(out, 0, sizeof *out);
-    out->cookie = sockdiag_cookie(fd);
-    if (!out->cookie || kernel_call(SYS_getsockname, fd, &local, &local_length) < 0)
-        return;
-    if (local.ss_family == AF_UNIX) {
-        if (fstat(fd, &status) < 0)
-            return;
-        out->inode = (uint32_t)status.st_ino;
-    } else if (kernel_call(SYS_getpeername, fd, &remote, &remote_length) < 0) {
-        return; /* not connected any more: nothing to look it up by */
+uint64_t sockdiag_identity(int fd)
+{
+    uint64_t cookie = sockdiag_cookie(fd), inode;
+    if (cookie)
+        return cookie;
+    inode = sockdiag_inode(fd);
+    return inode ? inode | SOCKDIAG_BY_INODE : 0;
+}
+
+enum sockdiag_same sockdiag_is(int fd, uint64_t inode)
+{
+    struct stat status;
+    if (inode == 0)
+        return SOCKDIAG_UNTOLD;
+    if (!status_of(fd, &status))
+        return errno == EBADF ? SOCKDIAG_OTHER : SOCKDIAG_UNTOLD;
+    return S_ISSOCK(status.st_mode) && status.st_ino == inode ? SOCKDIAG_SAME : SOCKDIAG_OTHER;
+}
+
+void sockdiag_remember(const struct sockdiag_entry *entry, struct sockdiag_socket *socket)
+{
+    socket->cookie = entry->cookie;
+    socket->inode = entry->inode;
+    socket->interface = entry->interface;
+    socket->family = entry->family;
+    socket->ports[0] = htons(entry->port);
+    socket->ports[1] = htons(entry->remote_port);
+    memcpy(socket->addresses[0], entry->address, sizeof entry->address);
+    memcpy(socket->addresses[1], entry->remote_address, sizeof entry->remote_address);
+}
+
+/* Fills the body of a request for one socket; its length, or 0 when too little is known of it. */
+static size_t ask_for(const struct sockdiag_socket *socket, struct request *request)
+{
+    uint32_t cookie[2] = {(uint32_t)socket->cookie, (uint32_t)(socket->cookie >> 32)};
+    if (socket->cookie == 0)
+        cookie[0] = cookie[1] = INET_DIAG_NOCOOKIE;
+    if (socket->family == AF_UNIX) {
+        struct unix_diag_req *want = &request->body.unix_socket;
+        want->sdiag_family = AF_UNIX;
+        want->udiag_states = UINT32_MAX;
+        want->udiag_ino = socket->inode;
+        memcpy(want->udiag_cookie, cookie, sizeof cookie);
+        return sizeof *want;
     }
-    out->family = local.ss_family;
-    note_address(out, 0, &local);
-    note_address(out, 1, &remote);
+    if (socket->family != AF_INET && socket->family != AF_INET6)
+        return 0;
+    struct inet_diag_req_v2 *want = &request->body.inet;
+    want->sdiag_family = (uint8_t)socket->family;
+    want->sdiag_protocol = IPPROTO_TCP;
+    want->idiag_states = UINT32_MAX;
+    want->id.idiag_if = socket->interface;
+    want->id.idiag_sport = socket->ports[0];
+    want->id.idiag_dport = socket->ports[1];
+    memcpy(want->id.idiag_src, socket->addresses[0], 16);
+    memcpy(want->id.idiag_dst, socket->addresses[1], 16);
+    memcpy(want->id.idiag_cookie, cookie, sizeof cookie);
+    return sizeof *want;
 }
 
 enum sockdiag_answer sockdiag_ask(const struct sockdiag_socket *socket)
@@ -117,35 +163,12 @@ enum sockdiag_answer sockdiag_ask(const struct sockdiag_socket *socket)
         struct nlmsghdr header;
         char bytes[1024];
     } answer;
-    size_t body;
+    size_t body = ask_for(socket, &request);
+    int fd = body ? diag_open() : -1;
+    long got = -1;
 
-    if (socket->family == AF_UNIX) {
-        struct unix_diag_req *want = &request.body.unix_socket;
-        want->sdiag_family = AF_UNIX;
-        want->udiag_states = UINT32_MAX;
-        want->udiag_ino = socket->inode;
-        want->udiag_cookie[0] = (uint32_t)socket->cookie;
-        want->udiag_cookie[1] = (uint32_t)(socket->cookie >> 32);
-        body = sizeof *want;
-    } else if (socket->family == AF_INET || socket->family == AF_INET6) {
-        struct inet_diag_req_v2 *want = &request.body.inet;
-        want->sdiag_family = (uint8_t)socket->family;
-        want->sdiag_protocol = IPPROTO_TCP;
-        want->idiag_states = UINT32_MAX;
-        want->id.idiag_sport = socket->ports[0];
-        want->id.idiag_dport = socket->ports[1];
-        memcpy(want->id.idiag_src, socket->addresses[0], 16);
-        memcpy(want->id.idiag_dst, socket->addresses[1], 16);
-        want->id.idiag_cookie[0] = (uint32_t)socket->cookie;
-        want->id.idiag_cookie[1] = (uint32_t)(socket->cookie >> 32);
-        body = sizeof *want;
-    } else {
-        return SOCKDIAG_UNKNOWN;
-    }
-    int fd = diag_open();
     if (fd < 0)
         return SOCKDIAG_UNKNOWN;
-    long got = -1;
     if (diag_send(fd, &request, body, 0))
         got = diag_receive(fd, &answer, sizeof answer);
     diag_close(fd);
@@ -153,7 +176,7 @@ enum sockdiag_answer sockdiag_ask(const struct sockdiag_socket *socket)
         return SOCKDIAG_UNKNOWN;
     if (answer.header.nlmsg_type == NLMSG_ERROR) {
         const struct nlmsgerr *error = NLMSG_DATA(&answer.header);
-        return error->error == -ENOENT || error->error == -ESTALE ? SOCKDIAG_GONE
+        return error->error == -ENOENT || error->error == -ESTALE ? SOCKDIAG_ABSENT
                                                                   : SOCKDIAG_UNKNOWN;
     }
     if (answer.header.nlmsg_type != SOCK_DIAG_BY_FAMILY)
@@ -161,7 +184,7 @@ enum sockdiag_answer sockdiag_ask(const struct sockdiag_socket *socket)
     if (socket->family == AF_UNIX)
         return SOCKDIAG_HELD; /* found by its inode, which it loses with its last descriptor */
     const struct inet_diag_msg *found = NLMSG_DATA(&answer.header);
-    return found->idiag_inode ? SOCKDIAG_HELD : SOCKDIAG_GONE;
+    return found->idiag_inode ? SOCKDIAG_HELD : SOCKDIAG_ORPHANED;
 }
 
 static void visit_message(const struct nlmsghdr *message, int family, sockdiag_visit visit,
@@ -178,7 +201,10 @@ static void visit_message(const struct nlmsghdr *message, int family, sockdiag_v
         entry.backlog = inet->idiag_wqueue;
         entry.family = inet->idiag_family;
         entry.port = ntohs(inet->id.idiag_sport);
+        entry.interface = inet->id.idiag_if;
+        entry.remote_port = ntohs(inet->id.idiag_dport);
         memcpy(entry.address, inet->id.idiag_src, sizeof entry.address);
+        memcpy(entry.remote_address, inet->id.idiag_dst, sizeof entry.remote_address);
         visit(&entry, context);
         return;
     }
@@ -204,6 +230,50 @@ static void visit_message(const struct nlmsghdr *message, int family, sockdiag_v
     visit(&entry, context);
 }
 
+enum progress { UNDER_WAY, COMPLETE, FAILED };
+
+static enum progress fail(int error)
+{
+    errno = error;
+    return FAILED;
+}
+
+/* One message of a dump. A dump that the kernel cannot make ends with DONE and the error in it. */
+static enum progress take_message(const struct nlmsghdr *message, int family, sockdiag_visit visit,
+                                  void *context)
+{
+    int error = 0;
+    if (message->nlmsg_flags & NLM_F_DUMP_INTR)
+        return fail(EAGAIN); /* the table changed under the dump: some may be missing */
+    if (message->nlmsg_type == NLMSG_ERROR || message->nlmsg_type == NLMSG_DONE) {
+        if (message->nlmsg_len >= NLMSG_LENGTH(sizeof error))
+            memcpy(&error, NLMSG_DATA(message), sizeof error);
+        if (error < 0)
+            return fail(-error);
+        return message->nlmsg_type == NLMSG_DONE ? COMPLETE : fail(EPROTO);
+    }
+    if (message->nlmsg_type == SOCK_DIAG_BY_FAMILY)
+        visit_message(message, family, visit, context);
+    return UNDER_WAY;
+}
+
+static enum progress receive_some(int fd, int family, sockdiag_visit visit, void *context)
+{
+    union {
+        struct nlmsghdr header;
+        char bytes[ANSWER_BYTES];
+    } answer;
+    enum progress progress = UNDER_WAY;
+    long got = diag_receive(fd, &answer, sizeof answer);
+    if (got <= 0)
+        return got < 0 ? FAILED : fail(EPROTO);
+    size_t rest = (size_t)got;
+    for (struct nlmsghdr *message = &answer.header;
+         progress == UNDER_WAY && NLMSG_OK(message, rest); message = NLMSG_NEXT(message, rest))
+        progress = take_message(message, family, visit, context);
+    return progress;
+}
+
 bool sockdiag_dump(int family, bool listeners, sockdiag_visit visit, void *context)
 {
     struct request request = {0};
@@ -226,28 +296,9 @@ bool sockdiag_dump(int family, bool listeners, sockdiag_visit visit, void *conte
     int fd = diag_open();
     if (fd < 0)
         return false;
-    bool complete = false, failed = !diag_send(fd, &request, body, NLM_F_DUMP);
-    while (!complete && !failed) {
-        union {
-            struct nlmsghdr header;
-            char bytes[ANSWER_BYTES];
-        } answer;
-        long got = diag_receive(fd, &answer, sizeof answer);
-        if (got <= 0)
-            break;
-        size_t rest = (size_t)got;
-        for (struct nlmsghdr *message = &answer.header; NLMSG_OK(message, rest);
-             message = NLMSG_NEXT(message, rest)) {
-            if (message->nlmsg_flags & NLM_F_DUMP_INTR)
-                failed = true; /* the table changed under the dump: some may be missing */
-            if (message->nlmsg_type == NLMSG_DONE)
-                complete = true;
-            else if (message->nlmsg_type == NLMSG_ERROR)
-                failed = true;
-            else if (message->nlmsg_type == SOCK_DIAG_BY_FAMILY)
-                visit_message(message, family, visit, context);
-        }
-    }
+    enum progress progress = diag_send(fd, &request, body, NLM_F_DUMP) ? UNDER_WAY : FAILED;
+    while (progress == UNDER_WAY)
+        progress = receive_some(fd, family, visit, context);
     diag_close(fd);
-    return complete && !failed;
+    return progress == COMPLETE;
 }

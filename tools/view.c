@@ -20,7 +20,7 @@
 #define PROBE_FRESH_NS UINT64_C(5000000000)
 
 struct kernel_sockets {
-    struct sockdiag_entry *entry;
+    struct sockdiag_entry *entry; /* listeners by cookie, connections by inode */
     size_t count, room;
     bool complete;
 };
@@ -41,18 +41,36 @@ static void collect(const struct sockdiag_entry *entry, void *context)
     sockets->entry[sockets->count++] = *entry;
 }
 
-static int by_cookie(const void *left, const void *right)
+static int compare(uint64_t a, uint64_t b)
 {
-    uint64_t a = ((const struct sockdiag_entry *)left)->cookie;
-    uint64_t b = ((const struct sockdiag_entry *)right)->cookie;
     return (a > b) - (a < b);
 }
 
-static const struct sockdiag_entry *find(const struct kernel_sockets *sockets, uint64_t cookie)
+static int by_cookie(const void *left, const void *right)
 {
-    struct sockdiag_entry wanted = {.cookie = cookie};
-    return sockets->count
-               ? bsearch(&wanted, sockets->entry, sockets->count, sizeof wanted, by_cookie)
+    return compare(((const struct sockdiag_entry *)left)->cookie,
+                   ((const struct sockdiag_entry *)right)->cookie);
+}
+
+static int by_inode(const void *left, const void *right)
+{
+    return compare(((const struct sockdiag_entry *)left)->inode,
+                   ((const struct sockdiag_entry *)right)->inode);
+}
+
+static const struct sockdiag_entry *find(const struct kernel_sockets *sockets,
+                                         struct sockdiag_entry wanted,
+                                         int (*order)(const void *, const void *))
+{
+    return sockets->count ? bsearch(&wanted, sockets->entry, sockets->count, sizeof wanted, order)
+                          : NULL;
+}
+
+static const struct sockdiag_entry *find_connection(const struct kernel_sockets *sockets,
+                                                    uint64_t inode)
+{
+    return inode && inode <= UINT32_MAX
+               ? find(sockets, (struct sockdiag_entry){.inode = (uint32_t)inode}, by_inode)
                : NULL;
 }
 
@@ -99,7 +117,7 @@ static void leave_network(int home)
     close(home);
 }
 
-static struct kernel_sockets ask_kernel(bool listeners)
+static struct kernel_sockets ask_kernel(bool listeners, int (*order)(const void *, const void *))
 {
     struct kernel_sockets sockets = {.complete = true};
     static const int families[] = {AF_INET, AF_INET6, AF_UNIX};
@@ -107,7 +125,7 @@ static struct kernel_sockets ask_kernel(bool listeners)
         if (!sockdiag_dump(families[i], listeners, collect, &sockets))
             sockets.complete = false;
     if (sockets.count)
-        qsort(sockets.entry, sockets.count, sizeof *sockets.entry, by_cookie);
+        qsort(sockets.entry, sockets.count, sizeof *sockets.entry, order);
     return sockets;
 }
 
@@ -193,9 +211,10 @@ static void view_connections(const struct segment *segment, const struct kernel_
         const struct segment_conn *conn = &segment->conn[slot];
         if (conn_phase(atomic_load(&segment->conn_state[slot])) != CONN_OPEN)
             continue;
-        const struct sockdiag_entry *socket = find(sockets, atomic_load(&conn->cookie));
-        bool foreign = atomic_load(&conn->flags) & CONN_FOREIGN;
-        if (sockets->complete && !foreign && (!socket || socket->inode == 0))
+        uint64_t inode = atomic_load(&conn->inode);
+        const struct sockdiag_entry *socket = find_connection(sockets, inode);
+        bool listed = inode && !(atomic_load(&conn->flags) & CONN_FOREIGN);
+        if (sockets->complete && listed && !socket)
             continue;
         uint64_t queued = sockets->complete && socket ? socket->queue : 0;
         view->conns++;
@@ -216,7 +235,8 @@ static void view_listeners(const struct segment *segment, const struct kernel_so
     for (uint32_t i = 0; i < used && i < SEGMENT_LISTENERS; i++) {
         const struct segment_listener *listener = &segment->listener[i];
         uint64_t cookie = atomic_load(&listener->cookie);
-        const struct sockdiag_entry *socket = find(sockets, cookie);
+        const struct sockdiag_entry *socket =
+            find(sockets, (struct sockdiag_entry){.cookie = cookie}, by_cookie);
         if (cookie == 0 || !socket)
             continue;
         struct listener_view *seen = &view->listener[view->listeners++];
@@ -299,7 +319,8 @@ void service_view(const struct service_file *service, struct service_view *view)
     histogram_read(&segment->accept_wait, &view->accept_wait);
     histogram_read(&segment->sojourn, &view->sojourn);
     int home = enter_network(service, view);
-    struct kernel_sockets open = ask_kernel(false), listening = ask_kernel(true);
+    struct kernel_sockets open = ask_kernel(false, by_inode),
+                          listening = ask_kernel(true, by_cookie);
     leave_network(home);
     if (home == -2)
         open.complete = false; /* another namespace's sockets prove nothing */
