@@ -44,7 +44,8 @@ say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED := $(patsubst %,$(BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real clock)
+SHARED_ROOMS := limits grammar grammar_read grammar_write segment histogram sockdiag gate real clock
+SHARED := $(patsubst %,$(BUILD)/shim/%.o,$(SHARED_ROOMS))
 # Recognising what a client speaks, and refusing it in that.
 DIALECT_ROOMS := busy chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))
 DIALECTS := $(patsubst %,$(BUILD)/shim/%.o,$(DIALECT_ROOMS))
@@ -136,8 +137,7 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 
 # --- tests ---
 
-UNIT := $(BUILD)/tests/test_limits $(BUILD)/tests/test_segment $(BUILD)/tests/test_busy \
-	$(BUILD)/tests/test_policies
+UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies)
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
 	$(BUILD)/tests/test_stress
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
@@ -218,7 +218,7 @@ FUZZ_BUILD := $(BUILD)/fuzz
 FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE $(filter-out -Wmissing-prototypes,$(WARNINGS)) -O1 -g -fPIC \
 	-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -MMD -MP \
 	$(PLACES)
-FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,limits grammar segment histogram sockdiag gate real clock $(DIALECT_ROOMS))
+FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,$(SHARED_ROOMS) $(DIALECT_ROOMS))
 # All of bpctl but its main, and the probe's loader.
 FUZZ_TOOLS := $(patsubst %.c,$(FUZZ_BUILD)/%.o,$(filter-out tools/bpctl.c tools/loader.c tools/screen.c \
 	tools/top.c tools/metrics.c tools/check.c tools/program.c tools/reach.c tools/run.c,$(wildcard tools/*.c)))

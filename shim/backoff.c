@@ -21,8 +21,10 @@
 
 bool backoff_wanted(void)
 {
-    return segment_limit(service.segment, LIMIT_CONNECT_RETRIES) != LIMIT_OFF ||
-           segment_limit(service.segment, LIMIT_BACKOFF) != LIMIT_OFF;
+    uint64_t range = segment_limit(service.segment, LIMIT_BACKOFF);
+    if (range != BACKOFF_WITH_RETRIES)
+        return range != LIMIT_OFF;
+    return segment_limit(service.segment, LIMIT_CONNECT_RETRIES) != LIMIT_OFF;
 }
 
 bool backoff_may_pass(int error)
@@ -36,8 +38,10 @@ bool backoff_may_pass(int error)
 uint64_t backoff_draw(uint32_t retry)
 {
     uint64_t range = segment_limit(service.segment, LIMIT_BACKOFF);
-    uint64_t base = range == LIMIT_OFF ? STANDARD_BASE_MS : range >> 32;
-    uint64_t cap = range == LIMIT_OFF ? STANDARD_CAP_MS : (uint32_t)range;
+    if (range == LIMIT_OFF)
+        return 0;
+    uint64_t base = range == BACKOFF_WITH_RETRIES ? STANDARD_BASE_MS : range >> 32;
+    uint64_t cap = range == BACKOFF_WITH_RETRIES ? STANDARD_CAP_MS : (uint32_t)range;
     return retry_jittered(retry_longest(base, cap, retry) * MILLISECOND,
                           (enum jitter)segment_limit(service.segment, LIMIT_JITTER), chance_up_to);
 }

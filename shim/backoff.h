@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-/* Whether the service has limits that make its clients back off. */
+/* Whether destinations that failed are remembered, and left alone for a while. */
 bool backoff_wanted(void);
 
 /* The destination's entry in the segment, made if need be; -1 when the table is full. */

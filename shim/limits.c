@@ -27,7 +27,7 @@ void limits_defaults(struct limits *limits)
 {
     memset(limits, 0, sizeof *limits);
     for (unsigned key = 0; key < LIMIT_KEYS; key++)
-        limits->value[key] = grammar[key].standard;
+        limits->value[key] = limit_rows[key].standard;
 }
 
 void limits_source_init(struct limits_source *source, const struct limits *base)
@@ -68,10 +68,51 @@ static bool unknown_key(struct limits_source *source, struct span key, bool allo
     size_t used = 0;
     for (unsigned i = 0; i < LIMIT_KEYS; i++)
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "",
-                                 grammar[i].name);
+                                 limit_rows[i].name);
     return fail(source, "%.*s: unknown limit; allowed: %s%s",
                 (int)(key.length < 80 ? key.length : 80), key.start, allow_name ? "name, " : "",
                 list);
+}
+
+/* `off` and `auto` are the same everywhere; 0 is `off` where it is not a value. */
+static bool read_value(struct limits *limits, unsigned key, struct span value)
+{
+    const struct limit_row *row = &limit_rows[key];
+    uint64_t off = grammar_off(row->kind);
+
+    if (off != NO_OFF && (span_is(value, "off") || (row->least > 0 && span_is(value, "0")))) {
+        if (row->kind == KIND_NETWORKS)
+            memset(limits->exempt, 0, sizeof limits->exempt);
+        limits->value[key] = off;
+        return true;
+    }
+    if (row->automatic != NO_AUTO && span_is(value, "auto")) {
+        limits->value[key] = row->automatic;
+        return true;
+    }
+    return grammar_read(limits, key, value);
+}
+
+static bool take_limit(struct limits_source *source, unsigned key, struct span value)
+{
+    struct limits changed = source->limits;
+    const char *name = limit_rows[key].name;
+    int shown = (int)(value.length < 80 ? value.length : 80);
+
+    if (!read_value(&changed, key, value)) {
+        char allowed[LIMIT_ERROR_MAX];
+        limits_allowed(key, allowed);
+        return fail(source, "%s=%.*s: bad value; allowed: %s", name, shown, value.start, allowed);
+    }
+    if (source->given >> key & 1 && memcmp(&changed, &source->limits, sizeof changed) != 0) {
+        char before[LIMIT_VALUE_MAX];
+        limits_format(&source->limits, key, before, sizeof before);
+        return fail(source, "%s=%.*s: contradicts %s=%.80s given before; allowed: one value", name,
+                    shown, value.start, name, before);
+    }
+    source->limits = changed;
+    source->given |= UINT64_C(1) << key;
+    return true;
 }
 
 bool limits_take(struct limits_source *source, const char *pair, size_t length, bool allow_name)
@@ -82,25 +123,9 @@ bool limits_take(struct limits_source *source, const char *pair, size_t length, 
                     (int)(length < 80 ? length : 80), pair);
     if (allow_name && span_is(key, "name"))
         return take_name(source, value);
-    for (unsigned i = 0; i < LIMIT_KEYS; i++) {
-        if (!span_is(key, grammar[i].name))
-            continue;
-        struct limits changed = source->limits;
-        if (!grammar[i].parse(&changed, i, value))
-            return fail(source, "%s=%.*s: bad value; allowed: %s", grammar[i].name,
-                        (int)(value.length < 80 ? value.length : 80), value.start,
-                        grammar[i].allowed);
-        if (source->given >> i & 1 && memcmp(&changed, &source->limits, sizeof changed) != 0) {
-            char before[LIMIT_VALUE_MAX];
-            grammar[i].format(&source->limits, i, before, sizeof before);
-            return fail(source, "%s=%.*s: contradicts %s=%.80s given before; allowed: one value",
-                        grammar[i].name, (int)(value.length < 80 ? value.length : 80), value.start,
-                        grammar[i].name, before);
-        }
-        source->limits = changed;
-        source->given |= 1U << i;
-        return true;
-    }
+    for (unsigned i = 0; i < LIMIT_KEYS; i++)
+        if (span_is(key, limit_rows[i].name))
+            return take_limit(source, i, value);
     return unknown_key(source, key, allow_name);
 }
 
@@ -175,39 +200,118 @@ bool limits_take_line(struct limits_source *source, const char *line)
     return limits_take(source, pair, used, true);
 }
 
-void limits_apply(struct limits *target, const struct limits_source *source)
+void limits_add(struct limits_source *target, const struct limits_source *source)
 {
     for (unsigned i = 0; i < LIMIT_KEYS; i++)
         if (source->given >> i & 1)
-            target->value[i] = source->limits.value[i];
+            target->limits.value[i] = source->limits.value[i];
     if (source->given >> LIMIT_EXEMPT & 1)
-        memcpy(target->exempt, source->limits.exempt, sizeof target->exempt);
+        memcpy(target->limits.exempt, source->limits.exempt, sizeof target->limits.exempt);
     if (source->given >> LIMIT_BUSY & 1) {
-        target->text_length = source->limits.text_length;
-        memcpy(target->text, source->limits.text, sizeof target->text);
+        target->limits.text_length = source->limits.text_length;
+        memcpy(target->limits.text, source->limits.text, sizeof target->limits.text);
     }
+    target->given |= source->given;
 }
 
 const char *limits_key_name(unsigned key)
 {
-    return key < LIMIT_KEYS ? grammar[key].name : NULL;
+    return key < LIMIT_KEYS ? limit_rows[key].name : NULL;
 }
 
-const char *limits_key_allowed(unsigned key)
+const char *limits_text(unsigned key)
 {
-    return key < LIMIT_KEYS ? grammar[key].allowed : NULL;
+    return key < LIMIT_KEYS ? limit_rows[key].text : NULL;
+}
+
+enum limit_unit limits_unit(unsigned key)
+{
+    return key < LIMIT_KEYS ? limit_rows[key].unit : LIMIT_UNIT_NONE;
 }
 
 bool limits_key_per_process(unsigned key)
 {
-    return key < LIMIT_KEYS && grammar[key].per_process;
+    return key < LIMIT_KEYS && limit_rows[key].per_process;
+}
+
+static bool has_auto(unsigned key)
+{
+    return limit_rows[key].automatic != NO_AUTO;
+}
+
+static bool has_off(unsigned key)
+{
+    return grammar_off(limit_rows[key].kind) != NO_OFF;
+}
+
+static void append(char out[LIMIT_ERROR_MAX], const char *text)
+{
+    size_t used = strlen(out);
+    snprintf(out + used, LIMIT_ERROR_MAX - used, "%s", text);
+}
+
+void limits_allowed(unsigned key, char out[LIMIT_ERROR_MAX])
+{
+    out[0] = '\0';
+    if (key >= LIMIT_KEYS)
+        return;
+    grammar_describe(key, out, LIMIT_ERROR_MAX);
+    bool alone =
+        limit_rows[key].kind == KIND_SWITCH; /* no commas within, and so none before `or` */
+    if (has_auto(key))
+        append(out, has_off(key) ? ", auto" : " or auto");
+    if (has_off(key))
+        append(out, alone && !has_auto(key) ? " or off" : ", or off");
+}
+
+void limits_words(unsigned key, char out[LIMIT_ERROR_MAX])
+{
+    struct words words = key < LIMIT_KEYS ? grammar_words(key) : (struct words){NULL, 0};
+    out[0] = '\0';
+    if (key >= LIMIT_KEYS)
+        return;
+    for (size_t i = 0; i < words.count; i++) {
+        if (!words.word[i])
+            continue;
+        append(out, out[0] ? " " : "");
+        append(out, words.word[i]);
+    }
+    if (limit_rows[key].kind == KIND_REPLY)
+        append(out, " text:");
+    if (limit_rows[key].kind == KIND_SWITCH)
+        append(out, "on");
+    if (has_auto(key))
+        append(out, out[0] ? " auto" : "auto");
+    if (has_off(key))
+        append(out, out[0] ? " off" : "off");
+}
+
+void limits_syntax(unsigned key, char out[LIMIT_ERROR_MAX])
+{
+    out[0] = '\0';
+    if (key < LIMIT_KEYS && limit_rows[key].syntax) {
+        append(out, limit_rows[key].syntax);
+        append(out, has_off(key) ? "|off" : "");
+        return;
+    }
+    limits_words(key, out);
+    for (char *blank = out; (blank = strchr(blank, ' '));)
+        *blank = '|';
+    if (key == LIMIT_BUSY)
+        append(out, "STRING");
 }
 
 void limits_format(const struct limits *limits, unsigned key, char *out, size_t size)
 {
     out[0] = '\0';
-    if (key < LIMIT_KEYS)
-        grammar[key].format(limits, key, out, size);
+    if (key >= LIMIT_KEYS)
+        return;
+    if (has_off(key) && limits->value[key] == grammar_off(limit_rows[key].kind))
+        snprintf(out, size, "off");
+    else if (has_auto(key) && limits->value[key] == limit_rows[key].automatic)
+        snprintf(out, size, "auto");
+    else
+        grammar_write(limits, key, out, size);
 }
 
 bool limits_exempt(const struct limits *limits, const uint8_t address[16])

@@ -16,35 +16,15 @@
 /* A ceiling that is not set. Every count is below it, so no caller needs a special case. */
 #define LIMIT_OFF UINT64_MAX
 
+/* A number for each row of limits.def, in its order. */
+#define LIMIT(id, ...) LIMIT_##id,
 enum limit_key {
-    LIMIT_CONNS, /* a count, or a range to find one in: see limit_is_auto; as the one below */
-    LIMIT_TOTAL_CONNS,
-    LIMIT_PEER_CONNS,
-    LIMIT_ACCEPT_RATE, /* rate in the upper, burst in the lower 32 bits */
-    LIMIT_QUEUE,
-    LIMIT_WHEN_FULL,
-    LIMIT_BUSY,
-    LIMIT_RETRY_AFTER, /* least in the upper, most in the lower 32 bits; seconds */
-    LIMIT_EXEMPT,      /* number of networks in use */
-    LIMIT_STRICT,
-    LIMIT_BUFFER, /* bytes, as the two below */
-    LIMIT_TOTAL_BUFFER,
-    LIMIT_CONN_BUFFER,
-    LIMIT_SEND_RATE, /* bytes per second, as the one below */
-    LIMIT_CONN_SEND_RATE,
-    LIMIT_STALL, /* nanoseconds */
-    LIMIT_PAUSE_READS,
-    LIMIT_QUEUE_DELAY, /* nanoseconds */
-    LIMIT_SHED_SHARE,  /* hundredths of a core */
-    LIMIT_CONNECT_CONNS,
-    LIMIT_CONNECT_RETRIES,
-    LIMIT_BACKOFF, /* least in the upper, most in the lower 32 bits; milliseconds */
-    LIMIT_JITTER,
-    LIMIT_RETRY_BUDGET, /* thousandths of a retry for each connect */
+#include "limits.def"
     LIMIT_KEYS
 };
+#undef LIMIT
 
-enum when_full { WHEN_FULL_HOLD, WHEN_FULL_BUSY, WHEN_FULL_RESET };
+enum when_full { WHEN_FULL_HOLD, WHEN_FULL_BUSY, WHEN_FULL_RESET, WHEN_FULL_WAYS };
 /* The dialects in their order, behind AUTO. */
 #define DIALECT(id, symbol, choice) BUSY_##id,
 enum busy_reply {
@@ -53,13 +33,22 @@ enum busy_reply {
     BUSY_REPLIES
 };
 #undef DIALECT
-enum jitter { JITTER_FULL, JITTER_EQUAL, JITTER_NONE };
-enum pause_reads { PAUSE_READS_OFF, PAUSE_READS_ON, PAUSE_READS_WITH_BUFFER /* the default */ };
+enum jitter { JITTER_FULL, JITTER_EQUAL, JITTER_NONE, JITTERS };
+enum pause_reads { PAUSE_READS_OFF, PAUSE_READS_ON, PAUSE_READS_WITH_BUFFER };
 
-/* queue-delay that nobody gave: in force while a ceiling finds itself, which needs fresh clients.
- */
+/* What `auto` stores for limits that are in force where another one is set; see limits.def. */
 #define QUEUE_DELAY_WITH_AUTO (UINT64_MAX - 1)
 #define QUEUE_DELAY_AUTO_NS UINT64_C(100000000)
+#define BACKOFF_WITH_RETRIES (UINT64_MAX - 1)
+
+enum limit_unit {
+    LIMIT_UNIT_NONE,
+    LIMIT_UNIT_CONNECTIONS,
+    LIMIT_UNIT_BYTES,
+    LIMIT_UNIT_SECONDS, /* stored as nanoseconds */
+    LIMIT_UNIT_BYTES_PER_SECOND,
+    LIMIT_UNIT_RATE, /* LIMIT_PAIR(connections per second, burst) */
+};
 
 #define LIMIT_NETWORKS_MAX 32
 #define LIMIT_TEXT_MAX 256
@@ -67,11 +56,11 @@ enum pause_reads { PAUSE_READS_OFF, PAUSE_READS_ON, PAUSE_READS_WITH_BUFFER /* t
 #define LIMIT_VALUE_MAX 2048
 #define SERVICE_NAME_MAX 64
 
+/* Two numbers in one value: a least and a most, a base and a cap, a rate and its burst. */
+#define LIMIT_PAIR(high, low) ((uint64_t)(high) << 32 | (uint64_t)(low))
+
 /* `auto`: the ceiling finds itself between a least and a most. Bit 63 marks it, LIMIT_OFF apart. */
-static inline uint64_t limit_auto(uint64_t least, uint64_t most)
-{
-    return UINT64_C(1) << 63 | least << 31 | most;
-}
+#define LIMIT_AUTO(least, most) (UINT64_C(1) << 63 | (uint64_t)(least) << 31 | (uint64_t)(most))
 
 static inline bool limit_is_auto(uint64_t value)
 {
@@ -105,7 +94,7 @@ struct limits {
 /* What one source (a command line, a file, BACKPRESSURE) said. */
 struct limits_source {
     struct limits limits;
-    uint32_t given; /* a bit for each key that the source named */
+    uint64_t given; /* a bit for each key that the source named */
     char name[SERVICE_NAME_MAX];
     char error[LIMIT_ERROR_MAX]; /* one line, without its newline, after a failure */
 };
@@ -129,14 +118,26 @@ bool limits_take_words(struct limits_source *source, const char *text, bool allo
 /* Takes one line of a configuration file: a pair, `name=` among them, a `#` comment or nothing. */
 bool limits_take_line(struct limits_source *source, const char *line);
 
-/* Copies to `target` what `source` names, and leaves the rest of it. */
-void limits_apply(struct limits *target, const struct limits_source *source);
+/* Takes over what `source` names, and that it was named; leaves the rest of `target`. */
+void limits_add(struct limits_source *target, const struct limits_source *source);
 
 /* The key's name as users write it, or NULL when `key` is out of range. */
 const char *limits_key_name(unsigned key);
 
-/* What values the key takes, in words; NULL when it is out of range. */
-const char *limits_key_allowed(unsigned key);
+/* What values the key takes, in words; `out` is empty when it is out of range. */
+void limits_allowed(unsigned key, char out[LIMIT_ERROR_MAX]);
+
+/* The forms of its values, with | between, such as `N|auto|off`. */
+void limits_syntax(unsigned key, char out[LIMIT_ERROR_MAX]);
+
+/* The values that are typed as they stand, with blanks between; empty where there are none. */
+void limits_words(unsigned key, char out[LIMIT_ERROR_MAX]);
+
+/* What it is for, in a few sentences; NULL when the key is out of range. */
+const char *limits_text(unsigned key);
+
+/* In what its value counts; LIMIT_UNIT_NONE: it is a choice, and no figure. */
+enum limit_unit limits_unit(unsigned key);
 
 /* Whether a key makes sense for one process of a service (`bpctl set NAME/PID`). */
 bool limits_key_per_process(unsigned key);

@@ -39,7 +39,8 @@ static _Atomic uint32_t cursor;
 
 static bool wanted(void)
 {
-    return backoff_wanted() || service_limit(LIMIT_CONNECT_CONNS) != LIMIT_OFF ||
+    return backoff_wanted() || segment_limit(service.segment, LIMIT_CONNECT_RETRIES) != LIMIT_OFF ||
+           service_limit(LIMIT_CONNECT_CONNS) != LIMIT_OFF ||
            service_limit(LIMIT_SEND_RATE) != LIMIT_OFF ||
            segment_limit(service.segment, LIMIT_CONN_SEND_RATE) != LIMIT_OFF;
 }

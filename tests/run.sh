@@ -107,7 +107,7 @@ stress() {
 
 units() {
     local failed=0
-    for test in limits segment busy policies; do
+    for test in limits limit_rows segment busy policies; do
         bounded "$BUILD"/tests/test_$test || failed=1
     done
     return $failed

@@ -133,22 +133,48 @@ static int help(void)
 static int help_limits(void)
 {
     struct limits defaults;
-    char value[LIMIT_VALUE_MAX];
+    char value[LIMIT_VALUE_MAX], allowed[LIMIT_ERROR_MAX];
     limits_defaults(&defaults);
     for (unsigned key = 0; key < LIMIT_KEYS; key++) {
         limits_format(&defaults, key, value, sizeof value);
-        printf("%-16s %s (default: %s)\n", limits_key_name(key), limits_key_allowed(key), value);
+        limits_allowed(key, allowed);
+        printf("%-16s %s (default: %s)\n", limits_key_name(key), allowed, value);
     }
     return EXIT_DONE;
 }
 
-/* `bpctl help`, `bpctl help COMMAND` and `bpctl help limits`. */
+/* All of one row: completions and the tables of README and backpressure(7) are made of it. */
+static int help_limit(const char *name)
+{
+    struct limits defaults;
+    char value[LIMIT_VALUE_MAX], said[LIMIT_ERROR_MAX];
+    unsigned key = 0;
+    while (key < LIMIT_KEYS && strcmp(limits_key_name(key), name) != 0)
+        key++;
+    if (key == LIMIT_KEYS)
+        return complain(EXIT_USAGE, "help limits %s: no such limit; `bpctl help limits` lists them",
+                        name);
+    limits_defaults(&defaults);
+    limits_format(&defaults, key, value, sizeof value);
+    limits_syntax(key, said);
+    printf("%s=%s\n\n%s\n\n", name, said, limits_text(key));
+    limits_allowed(key, said);
+    printf("allowed: %s\ndefault: %s\n", said, value);
+    limits_words(key, said);
+    printf("words: %s\nscope: %s\n", said,
+           limits_key_per_process(key) ? "service or process" : "service");
+    return EXIT_DONE;
+}
+
+/* `bpctl help`, `bpctl help COMMAND`, `bpctl help limits` and `bpctl help limits LIMIT`. */
 static int command_help(int argc, char **argv)
 {
     if (argc < 2 || asks_for_help(argv[1]))
         return help();
     if (argc == 2 && strcmp(argv[1], "limits") == 0)
         return help_limits();
+    if (argc == 3 && strcmp(argv[1], "limits") == 0)
+        return help_limit(argv[2]);
     if (argc > 2 || !find(argv[1]))
         return complain(EXIT_USAGE, "help %s: no such command; `bpctl help` lists them", argv[1]);
     return help_of(argv[1]);

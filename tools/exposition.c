@@ -131,30 +131,13 @@ static void put_shed(const struct page *page, const struct family *family,
     }
 }
 
-/* How a limit's value becomes base units; UNIT_NONE: it is a choice, and no figure. */
-enum unit { UNIT_NONE, UNIT_CONNECTIONS, UNIT_BYTES, UNIT_SECONDS, UNIT_PER_SECOND, UNIT_RATE };
-
-static enum unit unit_of(unsigned key)
-{
-    static const uint8_t units[LIMIT_KEYS] = {
-        [LIMIT_CONNS] = UNIT_CONNECTIONS,         [LIMIT_TOTAL_CONNS] = UNIT_CONNECTIONS,
-        [LIMIT_PEER_CONNS] = UNIT_CONNECTIONS,    [LIMIT_QUEUE] = UNIT_CONNECTIONS,
-        [LIMIT_CONNECT_CONNS] = UNIT_CONNECTIONS, [LIMIT_BUFFER] = UNIT_BYTES,
-        [LIMIT_TOTAL_BUFFER] = UNIT_BYTES,        [LIMIT_CONN_BUFFER] = UNIT_BYTES,
-        [LIMIT_QUEUE_DELAY] = UNIT_SECONDS,       [LIMIT_STALL] = UNIT_SECONDS,
-        [LIMIT_SEND_RATE] = UNIT_PER_SECOND,      [LIMIT_CONN_SEND_RATE] = UNIT_PER_SECOND,
-        [LIMIT_ACCEPT_RATE] = UNIT_RATE,
-    };
-    return (enum unit)units[key];
-}
-
 static void put_limits(const struct page *page, const struct family *family,
                        const struct service *service)
 {
     const struct service_view *view = service->view;
     for (unsigned key = 0; key < LIMIT_KEYS; key++) {
         uint64_t limit = view->limits.value[key];
-        if (unit_of(key) != (enum unit)family->what || limit == LIMIT_OFF ||
+        if (limits_unit(key) != (enum limit_unit)family->what || limit == LIMIT_OFF ||
             limit == QUEUE_DELAY_WITH_AUTO)
             continue;
         double value = (double)limit;
@@ -162,9 +145,9 @@ static void put_limits(const struct page *page, const struct family *family,
             continue; /* each process finds its own: below */
         if (limit_is_auto(limit) && key == LIMIT_TOTAL_CONNS)
             value = (double)view->found.ceiling;
-        else if (family->what == UNIT_SECONDS)
+        else if (family->what == LIMIT_UNIT_SECONDS)
             value /= 1e9;
-        else if (family->what == UNIT_RATE)
+        else if (family->what == LIMIT_UNIT_RATE)
             value = (double)(limit >> 32);
         begin(page, family, "", service);
         put_label(page, "limit", limits_key_name(key));
@@ -285,14 +268,15 @@ static const struct family families[] = {
      "Destinations that failed and have not succeeded since.", put_backoff, 0},
     {"limit_connections", NULL, GAUGE,
      "Limits on numbers of connections that are set, as they stand where they find themselves.",
-     put_limits, UNIT_CONNECTIONS},
+     put_limits, LIMIT_UNIT_CONNECTIONS},
     {"limit_bytes", "bytes", GAUGE, "Limits on bytes queued for sending that are set.", put_limits,
-     UNIT_BYTES},
-    {"limit_seconds", "seconds", GAUGE, "Limits on times that are set.", put_limits, UNIT_SECONDS},
+     LIMIT_UNIT_BYTES},
+    {"limit_seconds", "seconds", GAUGE, "Limits on times that are set.", put_limits,
+     LIMIT_UNIT_SECONDS},
     {"limit_bytes_per_second", NULL, GAUGE, "Limits on rates of sending that are set.", put_limits,
-     UNIT_PER_SECOND},
+     LIMIT_UNIT_BYTES_PER_SECOND},
     {"limit_connections_per_second", NULL, GAUGE, "accept-rate, where it is set.", put_limits,
-     UNIT_RATE},
+     LIMIT_UNIT_RATE},
     {"process_connections", NULL, GAUGE, "Accepted connections that a process has open.",
      put_process_conns, 0},
     {"process_connections_limit", NULL, GAUGE, "conns, as it stands for a process.",

@@ -61,29 +61,43 @@ static int read_file(const char *path, struct limits_source *source)
     return status;
 }
 
-/* The grammar's own quoting: a value with blanks goes into quotes of the kind it does not hold. */
-static bool add_pair(char *out, size_t size, const char *key, const char *value)
+static bool append(char *out, size_t size, const char *text)
 {
-    size_t used = strlen(out);
-    const char *quote = strpbrk(value, " '\"") ? strchr(value, '"') ? "'" : "\"" : "";
-    int length =
-        snprintf(out + used, size - used, "%s%s%s=%s%s", used ? " " : "", quote, key, value, quote);
-    return length >= 0 && (size_t)length < size - used;
+    size_t used = strlen(out), length = strlen(text);
+    if (used + length >= size)
+        return false;
+    memcpy(out + used, text, length + 1);
+    return true;
 }
 
-static bool compose(char *out, size_t size, const char *name, const struct limits *limits)
+/* As limits_take_words reads it: quotes group, and each kind may stand within the other. */
+static bool add_pair(char *out, size_t size, const char *key, const char *value)
 {
-    char value[LIMIT_VALUE_MAX], usual[LIMIT_VALUE_MAX];
-    struct limits defaults;
+    bool fits =
+        append(out, size, out[0] ? " " : "") && append(out, size, key) && append(out, size, "=");
+    if (!strpbrk(value, " '\""))
+        return fits && append(out, size, value);
+    fits = fits && append(out, size, "'");
+    for (; *value && fits; value++) {
+        const char alone[] = {*value, '\0'};
+        fits = append(out, size, *value == '\'' ? "'\"'\"'" : alone);
+    }
+    return fits && append(out, size, "'");
+}
 
-    limits_defaults(&defaults);
+/* What was given, and nothing else: defaults are the library's. */
+static bool compose(char *out, size_t size, const char *name, const struct limits_source *source)
+{
+    char value[LIMIT_VALUE_MAX];
+
     out[0] = '\0';
     if (!add_pair(out, size, "name", name))
         return false;
     for (unsigned key = 0; key < LIMIT_KEYS; key++) {
-        limits_format(limits, key, value, sizeof value);
-        limits_format(&defaults, key, usual, sizeof usual);
-        if (strcmp(value, usual) != 0 && !add_pair(out, size, limits_key_name(key), value))
+        if (!(source->given >> key & 1))
+            continue;
+        limits_format(&source->limits, key, value, sizeof value);
+        if (!add_pair(out, size, limits_key_name(key), value))
             return false;
     }
     return true;
@@ -142,7 +156,7 @@ static int preload(const char *library)
     return EXIT_DONE;
 }
 
-static int start(const char *name, const struct limits *limits, char **command)
+static int start(const char *name, const struct limits_source *source, char **command)
 {
     static char environment[ENVIRONMENT_MAX];
     char library[PATH_MAX + sizeof LIBRARY + 16], why[160];
@@ -151,11 +165,11 @@ static int start(const char *name, const struct limits *limits, char **command)
     if (!find_library(library, sizeof library))
         return complain(EXIT_FAILED, LIBRARY " is neither beside bpctl nor in %s",
                         BACKPRESSURE_LIBDIR);
-    if (!compose(environment, sizeof environment, name, limits) ||
+    if (!compose(environment, sizeof environment, name, source) ||
         setenv("BACKPRESSURE", environment, 1) < 0)
         return complain(EXIT_FAILED, "the limits do not fit into the environment");
     if (!reach_program(command[0], &program, why, sizeof why)) {
-        if (limits->value[LIMIT_STRICT] == 1)
+        if (source->limits.value[LIMIT_STRICT] == 1)
             return complain(EXIT_FAILED, "%s: %s; not started, because of strict=on", command[0],
                             why);
         complain(EXIT_DONE, "%s: %s: it runs without limits", command[0], why);
@@ -247,8 +261,8 @@ int command_run(int argc, char **argv)
         name_after(argv[optind], name);
     if (read_configuration(name, &configured) != EXIT_DONE)
         return EXIT_USAGE;
-    limits_apply(&configured.limits, &from_file);
-    limits_apply(&configured.limits, &given);
+    limits_add(&configured, &from_file);
+    limits_add(&configured, &given);
     int status = check_free(name, given.given || from_file.given);
-    return status == EXIT_DONE ? start(name, &configured.limits, argv + optind) : status;
+    return status == EXIT_DONE ? start(name, &configured, argv + optind) : status;
 }
