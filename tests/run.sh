@@ -126,6 +126,7 @@ step "units" units
 step "semantics of accept and of waiting" semantics
 step "semantics of reading and writing" output
 step "ways to accept and to close" build/tests/test_styles
+step "every limit, by every way in and out" /usr/bin/python3 tests/servers/test_limits.py
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "limits and changes, live" build/tests/test_live

@@ -293,7 +293,7 @@ static void the_ceiling_comes_near_what_the_server_does_at_once(void **state)
     static const uint64_t workers[] = {1, 4, 32, 200};
     (void)state;
     for (size_t i = 0; i < sizeof workers / sizeof *workers; i++) {
-        struct server server = server_with(workers[i], limit_auto(2, 60000));
+        struct server server = server_with(workers[i], LIMIT_AUTO(2, 60000));
         run_for(&server, 60 * SECOND);
         uint64_t ceiling = settled(&server);
         assert_in_range(ceiling, workers[i], workers[i] * 2 + 8);
@@ -302,7 +302,7 @@ static void the_ceiling_comes_near_what_the_server_does_at_once(void **state)
 
 static void it_follows_a_server_that_becomes_slower_and_faster(void **state)
 {
-    struct server server = server_with(32, limit_auto(2, 60000));
+    struct server server = server_with(32, LIMIT_AUTO(2, 60000));
     (void)state;
     run_for(&server, 60 * SECOND);
     server.workers = 4;
@@ -318,7 +318,7 @@ static void it_stays_within_its_bounds(void **state)
     static const uint64_t bounds[][2] = {{2, 6}, {50, 100}, {7, 7}};
     (void)state;
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
-        struct server server = server_with(20, limit_auto(bounds[i][0], bounds[i][1]));
+        struct server server = server_with(20, LIMIT_AUTO(bounds[i][0], bounds[i][1]));
         run_for(&server, 120 * SECOND);
         assert_true(server.least_seen >= bounds[i][0]);
         assert_true(server.most_seen <= bounds[i][1]);
@@ -327,7 +327,7 @@ static void it_stays_within_its_bounds(void **state)
 
 static void while_it_is_not_reached_it_stays(void **state)
 {
-    struct server server = server_with(32, limit_auto(2, 60000));
+    struct server server = server_with(32, LIMIT_AUTO(2, 60000));
     (void)state;
     server.clients = 3;
     run_for(&server, 60 * SECOND);
@@ -341,7 +341,7 @@ static void answers_that_nobody_measured_move_nothing(void **state)
     (void)state;
     for (int i = 0; i < 10000; i++) {
         struct auto_limit_change change =
-            auto_limit_answered(&found, limit_auto(2, 60000), (struct auto_limit_answer){16, 0},
+            auto_limit_answered(&found, LIMIT_AUTO(2, 60000), (struct auto_limit_answer){16, 0},
                                 START + (uint64_t)i * MILLISECOND);
         assert_false(change.raised || change.worth_telling);
     }

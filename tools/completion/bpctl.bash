@@ -11,14 +11,7 @@ _bpctl_limits() {
 
 # The values that a limit takes by name; nothing for numbers, sizes and times.
 _bpctl_values() {
-    case $1 in
-        conns | total-conns) echo auto off ;;
-        when-full) echo hold busy reset ;;
-        busy) echo auto http tls redis memcached smtp ftp mysql postgres text: ;;
-        jitter) echo full equal none ;;
-        strict | pause-reads) echo on off ;;
-        *) echo off ;;
-    esac
+    bpctl help limits "$1" 2> /dev/null | sed -n 's/^words: //p'
 }
 
 _bpctl() {
