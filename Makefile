@@ -30,7 +30,8 @@ SANITIZE ?=
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
 	-Wundef -Wpointer-arith -Wno-format-nonliteral -Werror
 COMMON := -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) $(SANITIZE) -MMD -MP
-SHIM_FLAGS := $(COMMON) -fPIC -fvisibility=hidden
+# Fortified calls are glibc's alone, and the library loads in musl, too (shim/libc.h).
+SHIM_FLAGS := $(COMMON) -fPIC -fvisibility=hidden -U_FORTIFY_SOURCE
 TOOL_FLAGS := $(COMMON)
 # Who is told the version, and where things will be.
 PLACES := -DBACKPRESSURE_VERSION='"$(VERSION)"' -DBACKPRESSURE_LIBDIR='"$(LIBDIR)"' \
@@ -44,7 +45,8 @@ say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED_ROOMS := limits grammar grammar_read grammar_write segment histogram sockdiag gate real clock
+SHARED_ROOMS := limits grammar grammar_read grammar_write segment histogram sockdiag gate real libc lookup \
+	clock
 SHARED := $(patsubst %,$(BUILD)/shim/%.o,$(SHARED_ROOMS))
 # Recognising what a client speaks, and refusing it in that.
 DIALECT_ROOMS := busy chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))

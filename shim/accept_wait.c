@@ -3,13 +3,13 @@
 
 #include "admission.h"
 #include "connections.h"
+#include "libc.h"
 #include "real.h"
 #include "service.h"
 
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -114,7 +114,7 @@ static void stop_watching(void *argument)
 static bool wait_in_slices(struct accept_wait *wait, bool *watcher)
 {
     while (service_active() && !accept_wait_broken(wait->fd)) {
-        pthread_testcancel();
+        libc_test_cancel();
         if (!wait_slice(wait, watcher))
             return false;
         if (admission_lets_in(wait->listener))
@@ -125,11 +125,12 @@ static bool wait_in_slices(struct accept_wait *wait, bool *watcher)
 
 bool accept_wait_for_slot(struct accept_wait *wait)
 {
-    bool watcher = false, goes_on;
+    bool watcher = false;
+    struct libc_cleanup cleanup;
     admission_holds(wait->listener, wait->fd);
-    pthread_cleanup_push(stop_watching, &watcher);
-    goes_on = wait_in_slices(wait, &watcher);
-    pthread_cleanup_pop(1);
+    libc_cleanup_push(&cleanup, stop_watching, &watcher);
+    bool goes_on = wait_in_slices(wait, &watcher);
+    libc_cleanup_pop(&cleanup, true);
     return goes_on;
 }
 

@@ -9,6 +9,7 @@
 #include "flood.h"
 #include "flows.h"
 #include "lateness.h"
+#include "libc.h"
 #include "peers.h"
 #include "readiness.h"
 #include "real.h"
@@ -493,7 +494,7 @@ static int attempt_with(struct admission *admission, bool client)
 
 static int attempt(struct admission *admission)
 {
-    int cancel_state, outcome;
+    int cancel_state = PTHREAD_CANCEL_ENABLE, outcome;
     bool client = true;
 
     if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
@@ -559,7 +560,7 @@ static int accept_nonblocking(struct admission *admission)
 static int accept_until_served(struct admission *admission)
 {
     for (;;) {
-        pthread_testcancel();
+        libc_test_cancel();
         if (!admission_active())
             return REAL(accept4)(admission->wait.fd, admission->address, admission->length,
                                  admission->flags);
@@ -579,10 +580,10 @@ static int accept_until_served(struct admission *admission)
 
 static int accept_blocking(struct admission *admission)
 {
-    int accepted;
-    pthread_cleanup_push(signals_let_in_at_end, &admission->wait.held);
-    accepted = accept_until_served(admission);
-    pthread_cleanup_pop(1);
+    struct libc_cleanup cleanup;
+    libc_cleanup_push(&cleanup, signals_let_in_at_end, &admission->wait.held);
+    int accepted = accept_until_served(admission);
+    libc_cleanup_pop(&cleanup, true);
     return accepted;
 }
 
@@ -610,7 +611,7 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
         admission.wait.deadline_ns = monotonic_ns() + timeout;
     admission_attend();
     int accepted = admission.blocking ? accept_blocking(&admission)
-                                      : (pthread_testcancel(), accept_nonblocking(&admission));
+                                      : (libc_test_cancel(), accept_nonblocking(&admission));
     if (accepted >= 0)
         errno = saved;
     if (admission.refusals) {

@@ -2,9 +2,10 @@
 #include "chance.h"
 
 #include "clock.h"
+#include "real.h"
 
+#include <linux/random.h>
 #include <stdatomic.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 static _Atomic uint32_t forks;
@@ -20,7 +21,8 @@ static uint64_t draw(void)
     static _Thread_local uint64_t state __attribute__((tls_model("initial-exec")));
     static _Thread_local uint32_t seeded __attribute__((tls_model("initial-exec")));
     uint32_t epoch = atomic_load_explicit(&forks, memory_order_relaxed) + 1;
-    if (seeded != epoch && getrandom(&state, sizeof state, GRND_NONBLOCK) != sizeof state)
+    if (seeded != epoch &&
+        kernel_call(SYS_getrandom, &state, sizeof state, GRND_NONBLOCK) != sizeof state)
         state = monotonic_ns() ^ (uint64_t)getpid() << 32;
     seeded = epoch;
     uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);

@@ -34,6 +34,15 @@ int descriptors_end(void)
     return atomic_load(&table_end);
 }
 
+/* Not atoi: newer headers make of it a function that older libcs lack. */
+static int to_number(const char *digits)
+{
+    int number = 0;
+    for (; *digits >= '0' && *digits <= '9'; digits++)
+        number = number * 10 + (*digits - '0');
+    return number;
+}
+
 int descriptors_kernel_end(void)
 {
     static const char label[] = "\nFDSize:\t";
@@ -44,7 +53,7 @@ int descriptors_kernel_end(void)
     kernel_call(SYS_read, fd, status, sizeof status - 1);
     kernel_call(SYS_close, fd);
     const char *found = strstr(status, label);
-    int end = found ? atoi(found + sizeof label - 1) : 0;
+    int end = found ? to_number(found + sizeof label - 1) : 0;
     return end > 0 ? end : INT_MAX;
 }
 
@@ -312,7 +321,7 @@ void descriptors_adopt_all(void)
         for (long offset = 0; offset < got; offset += entry->length) {
             entry = (void *)(buffer + offset);
             if (entry->name[0] != '.')
-                descriptor_adopt(atoi(entry->name));
+                descriptor_adopt(to_number(entry->name));
         }
     }
     kernel_call(SYS_close, directory);

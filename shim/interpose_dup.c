@@ -114,7 +114,8 @@ INTERPOSE int ioctl(int fd, unsigned long request, ...)
 {
     void *argument;
     ARGUMENT_AFTER(request, argument);
-    if (request != FIONBIO || descriptor_untracked(fd))
+    /* To the kernel, and to musl, whose programs pass an int, it has 32 bits. */
+    if ((uint32_t)request != FIONBIO || descriptor_untracked(fd))
         return REAL(ioctl)(fd, request, argument);
     int result = REAL(ioctl)(fd, request, argument);
     if (result >= 0)

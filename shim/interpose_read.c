@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "descriptors.h"
 #include "interpose.h"
+#include "libc.h"
 #include "passing.h"
 #include "reading.h"
 #include "real.h"
@@ -135,8 +136,9 @@ static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr
 {
     struct reading_vector cut;
     struct reading reading = {.fd = fd, .flow = NULL};
-    if (message && message->msg_iovlen <= IOV_MAX)
-        reading = reading_begin_vector(fd, message->msg_iov, (int)message->msg_iovlen, flags, &cut);
+    size_t count = message ? libc_message_length(message->msg_iovlen) : SIZE_MAX;
+    if (count <= IOV_MAX)
+        reading = reading_begin_vector(fd, message->msg_iov, (int)count, flags, &cut);
     if (reading.refused)
         return -1;
     if (!reading.flow) {
@@ -146,7 +148,6 @@ static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr
         return result;
     }
     struct iovec *vector = message->msg_iov;
-    size_t count = message->msg_iovlen;
     message->msg_iov = cut.vector;
     message->msg_iovlen = cut.count;
     ssize_t result = reading_end(&reading, REAL(recvmsg)(fd, message, flags));

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "interpose.h"
+#include "libc.h"
 #include "masking.h"
 #include "real.h"
 
@@ -8,9 +9,11 @@
 int __select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
              struct timeval *timeout);
 
-/* select(2): on Linux the timeout is left with what remains of it. */
+/* select(2): on Linux the timeout is left with what remains of it. musl leaves it as it was. */
 static void hand_back(struct timeval *timeout, int64_t left_ns)
 {
+    if (libc_is_musl())
+        return;
     timeout->tv_sec = (time_t)(left_ns / 1000000000);
     timeout->tv_usec = (suseconds_t)(left_ns % 1000000000 / 1000);
 }

@@ -155,7 +155,8 @@ static __attribute__((noinline)) ssize_t sendmsg_with_care(int fd, const struct 
                                                            int flags)
 {
     struct flow *flow = message ? flow_of(fd) : NULL;
-    passing_sends(message);
+    if (!passing_nothing(message))
+        passing_sends(message);
     return flow ? writing_message(fd, flow, message, flags) : REAL(sendmsg)(fd, message, flags);
 }
 

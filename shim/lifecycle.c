@@ -7,6 +7,7 @@
 #include "descriptors.h"
 #include "flows.h"
 #include "guard.h"
+#include "libc.h"
 #include "outbound.h"
 #include "processes.h"
 #include "readiness.h"
@@ -17,7 +18,6 @@
 #include "witness.h"
 
 #include <errno.h>
-#include <pthread.h>
 
 static void before_fork(void)
 {
@@ -111,7 +111,7 @@ __attribute__((constructor(101))) static void start(void)
         descriptors_adopt_all();
         if (was_here_before_exec)
             connections_forget_unadopted();
-        pthread_atfork(before_fork, NULL, after_fork_in_child);
+        libc_at_fork(before_fork, after_fork_in_child);
     }
     errno = saved;
 }

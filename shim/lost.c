@@ -3,6 +3,7 @@
 
 #include "connections.h"
 #include "holdings.h"
+#include "libc.h"
 #include "processes.h"
 #include "service.h"
 #include "sockdiag.h"
@@ -120,7 +121,7 @@ static void note_listed(const struct sockdiag_entry *entry, void *context)
 static bool network_is_the_services(void)
 {
     struct stat status;
-    return stat("/proc/self/ns/net", &status) == 0 &&
+    return libc_stat("/proc/self/ns/net", &status) == 0 &&
            status.st_ino == atomic_load(&service.segment->network);
 }
 

@@ -4,6 +4,7 @@
 #include "backoff.h"
 #include "descriptors.h"
 #include "due.h"
+#include "libc.h"
 #include "real.h"
 #include "service.h"
 #include "signals.h"
@@ -14,7 +15,6 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
@@ -290,10 +290,10 @@ static int try(struct attempt *attempt)
 /* One wait, which a cancelled thread leaves with its signals as they were. */
 static enum wait_result wait_once(struct attempt *attempt, int timeout_ms, bool restartable)
 {
-    enum wait_result result;
-    pthread_cleanup_push(signals_let_in_at_end, &attempt->held);
-    result = signals_poll(&attempt->held, -1, 0, timeout_ms, restartable);
-    pthread_cleanup_pop(0);
+    struct libc_cleanup cleanup;
+    libc_cleanup_push(&cleanup, signals_let_in_at_end, &attempt->held);
+    enum wait_result result = signals_poll(&attempt->held, -1, 0, timeout_ms, restartable);
+    libc_cleanup_pop(&cleanup, false);
     return result;
 }
 

@@ -3,24 +3,35 @@
 
 #include "connections.h"
 #include "descriptors.h"
+#include "libc.h"
 #include "service.h"
 
 #include <string.h>
 
+static void each_number(const unsigned char *numbers, size_t count, void (*visit)(int fd))
+{
+    for (size_t i = 0; i < count; i++) {
+        int fd;
+        memcpy(&fd, numbers + i * sizeof fd, sizeof fd);
+        visit(fd);
+    }
+}
+
+/* cmsg(3), by the lengths that the program's libc means. */
 static void each_descriptor(const struct msghdr *message, void (*visit)(int fd))
 {
-    struct msghdr copy = *message;
-    for (struct cmsghdr *header = CMSG_FIRSTHDR(&copy); header;
-         header = CMSG_NXTHDR(&copy, header)) {
-        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
-            header->cmsg_len < CMSG_LEN(0))
-            continue;
-        size_t length = header->cmsg_len - CMSG_LEN(0);
-        for (size_t at = 0; at + sizeof(int) <= length; at += sizeof(int)) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(header) + at, sizeof fd);
-            visit(fd);
-        }
+    size_t left = libc_message_length(message->msg_controllen), length;
+    unsigned char *at = message->msg_control;
+    for (; left >= sizeof(struct cmsghdr); at += CMSG_ALIGN(length), left -= CMSG_ALIGN(length)) {
+        struct cmsghdr header;
+        memcpy(&header, at, sizeof header);
+        length = libc_message_length(header.cmsg_len);
+        if (length < CMSG_LEN(0) || length > left)
+            return;
+        if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS)
+            each_number(at + CMSG_LEN(0), (length - CMSG_LEN(0)) / sizeof(int), visit);
+        if (left - length < CMSG_ALIGN(length) - length)
+            return;
     }
 }
 
@@ -33,14 +44,14 @@ static void leaves(int fd)
 
 void passing_sends(const struct msghdr *message)
 {
-    if (message && message->msg_control && message->msg_controllen && service_active() &&
+    if (message && message->msg_control && !passing_nothing(message) && service_active() &&
         !in_vfork_child)
         each_descriptor(message, leaves);
 }
 
 void passing_received(struct msghdr *message)
 {
-    if (message && message->msg_control && message->msg_controllen && service_active() &&
+    if (message && message->msg_control && !passing_nothing(message) && service_active() &&
         !in_vfork_child)
         each_descriptor(message, descriptor_adopt);
 }

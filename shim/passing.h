@@ -8,7 +8,9 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
-/* Whether nothing can come with a message. A pointer to nothing is left to the kernel. */
+/* Whether nothing can come with a message. A pointer to nothing is left to the kernel. (What musl's
+ * programs leave behind their length, libc.h, makes of nothing perhaps something, never the other
+ * way round.) */
 static inline bool passing_nothing(const struct msghdr *message)
 {
     return !message || !message->msg_controllen;

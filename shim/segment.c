@@ -4,6 +4,7 @@
  * inside the shim its own housekeeping must not pass through the shim.
  */
 #include "segment.h"
+#include "libc.h"
 #include "real.h"
 
 #include <errno.h>
@@ -51,12 +52,12 @@ void words_load(void *to, const _Atomic uint64_t *from, size_t length)
 static uint64_t namespace_inode(const char *path)
 {
     struct stat status;
-    return stat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
+    return libc_stat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
 }
 
 enum segment_result segment_directory(uid_t uid, bool create, char *out, size_t size)
 {
-    const char *chosen = secure_getenv("BACKPRESSURE_DIR");
+    const char *chosen = libc_secure_getenv("BACKPRESSURE_DIR");
     struct stat status;
 
     int length = chosen && *chosen ? snprintf(out, size, "%s", chosen)
@@ -67,7 +68,7 @@ enum segment_result segment_directory(uid_t uid, bool create, char *out, size_t 
     }
     if (create && mkdir(out, 0700) < 0 && errno != EEXIST)
         return SEGMENT_FAILED;
-    if (lstat(out, &status) < 0)
+    if (libc_lstat(out, &status) < 0)
         return errno == ENOENT ? SEGMENT_ABSENT : SEGMENT_FAILED;
     if (!S_ISDIR(status.st_mode) || status.st_uid != uid || (status.st_mode & 022))
         return SEGMENT_DENIED;
@@ -77,7 +78,7 @@ enum segment_result segment_directory(uid_t uid, bool create, char *out, size_t 
 static enum segment_result map_file(int fd, struct segment **out)
 {
     struct stat status;
-    if (fstat(fd, &status) < 0)
+    if (libc_fstat(fd, &status) < 0)
         return SEGMENT_FAILED;
     if (!S_ISREG(status.st_mode) || status.st_size < 64)
         return SEGMENT_DAMAGED;

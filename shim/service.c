@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "service.h"
 
+#include "libc.h"
 #include "processes.h"
 #include "real.h"
 
@@ -67,7 +68,7 @@ static void give_up(bool strict, int status, const char *text, const char *detai
 
 static void default_name(char name[SERVICE_NAME_MAX])
 {
-    const char *inherited = secure_getenv(NAME_VARIABLE);
+    const char *inherited = libc_secure_getenv(NAME_VARIABLE);
     char command[16] = "";
     ssize_t length = 0;
 
@@ -94,7 +95,7 @@ static void default_name(char name[SERVICE_NAME_MAX])
 static bool in_other_network(const struct segment *segment)
 {
     struct stat status;
-    return stat("/proc/self/ns/net", &status) == 0 &&
+    return libc_stat("/proc/self/ns/net", &status) == 0 &&
            (uint64_t)status.st_ino != atomic_load(&segment->network);
 }
 
@@ -103,7 +104,7 @@ void service_start(void)
     static struct limits_source source;
     static struct limits defaults;
     char why[SEGMENT_PATH_MAX + 128];
-    const char *given = secure_getenv("BACKPRESSURE");
+    const char *given = libc_secure_getenv("BACKPRESSURE");
     bool created = false;
 
     if (!given)

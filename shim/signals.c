@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "signals.h"
 
+#include "libc.h"
 #include "real.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -69,21 +69,23 @@ bool signals_mixed(bool restartable)
 
 #define SIGNAL(number) (UINT64_C(1) << ((number)-1))
 
-/* What the processor raises cannot wait; 32 and 33 are glibc's, for pthread_cancel and setuid. */
+/* What the processor raises cannot wait. 32 and 33 are libc's own, and musl's 34, too: for
+ * pthread_cancel, for timers, and for setuid, which waits for every thread to have taken it. */
 #define NEVER_HELD                                                                                 \
     (SIGNAL(SIGSEGV) | SIGNAL(SIGBUS) | SIGNAL(SIGFPE) | SIGNAL(SIGILL) | SIGNAL(SIGTRAP) |        \
      SIGNAL(SIGSYS) | SIGNAL(32) | SIGNAL(33))
+#define NEVER_HELD_BY_MUSL SIGNAL(34)
 
 static uint64_t bits(const sigset_t *set)
 {
     uint64_t first;
-    memcpy(&first, set, sizeof first); /* the kernel's set is the first word of glibc's */
+    memcpy(&first, set, sizeof first); /* the kernel's set is the first word of libc's */
     return first;
 }
 
 void signals_hold(struct held_signals *held)
 {
-    uint64_t all = ~NEVER_HELD;
+    uint64_t all = ~(NEVER_HELD | (libc_is_musl() ? NEVER_HELD_BY_MUSL : 0));
     if (held->held)
         return;
     int saved = errno;
@@ -156,17 +158,18 @@ poll_watching(struct held_signals *held, int fd, short events, const struct time
     struct pollfd fds[] = {{.fd = fd, .events = events}, {.fd = -1, .events = POLLIN}};
     sigset_t mask = held->before;
     int ready, watch;
+    struct libc_cleanup cleanup;
 
     handled &= ~bits(&mask); /* what the program blocks itself stays none of our business */
     uint64_t without_handled = bits(&mask) | handled;
     memcpy(&mask, &without_handled, sizeof without_handled);
     watch = (int)kernel_call(SYS_signalfd4, -1, &handled, sizeof handled, SOCK_CLOEXEC);
-    pthread_cleanup_push(end_watch, &watch);
+    libc_cleanup_push(&cleanup, end_watch, &watch);
     fds[1].fd = watch;
     ready = REAL(ppoll)(fds, 2, timeout, &mask);
     if (ready > 0 && fds[0].revents == 0)
         kernel_call(SYS_rt_sigpending, &pending, sizeof pending);
-    pthread_cleanup_pop(1);
+    libc_cleanup_pop(&cleanup, true);
     if (ready == 0)
         return WAIT_TIMED_OUT;
     if (ready > 0 && fds[0].revents)

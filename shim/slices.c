@@ -2,10 +2,9 @@
 #include "slices.h"
 
 #include "connections.h"
+#include "libc.h"
 #include "listeners.h"
 #include "service.h"
-
-#include <pthread.h>
 
 #define MILLISECOND INT64_C(1000000)
 #define SLICE_NS (8 * MILLISECOND)
@@ -89,12 +88,12 @@ static void end_at_cancellation(void *slices)
 
 int slices_wait(struct slices *slices, int (*wait)(void *), void *argument)
 {
-    int result;
+    struct libc_cleanup cleanup;
     if (!slices->held.held)
         return wait(argument);
-    pthread_cleanup_push(end_at_cancellation, slices);
-    result = wait(argument);
-    pthread_cleanup_pop(0);
+    libc_cleanup_push(&cleanup, end_at_cancellation, slices);
+    int result = wait(argument);
+    libc_cleanup_pop(&cleanup, false);
     return result;
 }
 

@@ -2,6 +2,7 @@
 #include "writing.h"
 
 #include "credit.h"
+#include "libc.h"
 #include "metering.h"
 #include "pacing.h"
 #include "pausing.h"
@@ -14,7 +15,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -148,10 +148,11 @@ static bool wait_for_room(int fd, struct flow *flow, struct patience *patience, 
     uint64_t left_ms = (patience->deadline_ns - now + 999999) / 1000000;
     timeout = left_ms < (uint64_t)timeout ? (int)left_ms : timeout;
     /* What was taken is reported when a signal comes, even if its handler restarts calls. */
-    enum wait_result result;
-    pthread_cleanup_push(signals_let_in_at_end, &patience->held);
-    result = signals_poll(&patience->held, fd, POLLOUT, timeout, patience->restartable && !partly);
-    pthread_cleanup_pop(0);
+    struct libc_cleanup cleanup;
+    libc_cleanup_push(&cleanup, signals_let_in_at_end, &patience->held);
+    enum wait_result result =
+        signals_poll(&patience->held, fd, POLLOUT, timeout, patience->restartable && !partly);
+    libc_cleanup_pop(&cleanup, false);
     if (result == WAIT_INTERRUPTED)
         errno = EINTR;
     if (result == WAIT_INTERRUPTED || result == WAIT_FAILED)
@@ -276,19 +277,19 @@ ssize_t writing_vector(int fd, struct flow *flow, const struct iovec *vector, in
 
 ssize_t writing_message(int fd, struct flow *flow, const struct msghdr *message, int flags)
 {
-    size_t total = length_of(message->msg_iov, message->msg_iovlen);
+    size_t count = libc_message_length(message->msg_iovlen);
     /* What cannot be cut in two: descriptors and other control data, a counted completion, urgency.
      */
-    bool whole = message->msg_controllen || message->msg_namelen || message->msg_iovlen > IOV_MAX ||
-                 flags & (MSG_ZEROCOPY | MSG_OOB | MSG_FASTOPEN);
+    bool whole = libc_message_length(message->msg_controllen) || message->msg_namelen ||
+                 count > IOV_MAX || flags & (MSG_ZEROCOPY | MSG_OOB | MSG_FASTOPEN);
     if (!whole && writing_carefully(flow))
-        return writing_vector(fd, flow, message->msg_iov, (int)message->msg_iovlen, flags);
+        return writing_vector(fd, flow, message->msg_iov, (int)count, flags);
     int late = writing_late_error(flow);
     if (late)
         return end(flow, 0, late);
     writing_passes(fd, flow);
     ssize_t result = REAL(sendmsg)(fd, message, flags);
-    writing_passed(fd, flow, total, result, true);
+    writing_passed(fd, flow, length_of(message->msg_iov, count), result, true);
     return result;
 }
 

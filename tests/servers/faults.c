@@ -121,19 +121,6 @@ int open(const char *path, int flags, ...)
                : ((int (*)(const char *, int, ...))next("open"))(path, flags, mode);
 }
 
-int fstat(int fd, struct stat *status)
-{
-    return fails(CALLER, __func__, 0) ? -1
-                                      : ((int (*)(int, struct stat *))next("fstat"))(fd, status);
-}
-
-int lstat(const char *path, struct stat *status)
-{
-    return fails(CALLER, __func__, 0)
-               ? -1
-               : ((int (*)(const char *, struct stat *))next("lstat"))(path, status);
-}
-
 int mkdir(const char *path, mode_t mode)
 {
     return fails(CALLER, __func__, 0) ? -1
