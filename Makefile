@@ -46,7 +46,7 @@ say = $(if $(V),,@echo "  $(1) $@")
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
 SHARED_ROOMS := limits grammar grammar_read grammar_write segment histogram sockdiag gate real libc lookup \
-	clock
+	clock growth liveness finding joining
 SHARED := $(patsubst %,$(BUILD)/shim/%.o,$(SHARED_ROOMS))
 # Recognising what a client speaks, and refusing it in that.
 DIALECT_ROOMS := busy chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))

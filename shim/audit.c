@@ -4,6 +4,7 @@
 #include "connections.h"
 #include "descriptors.h"
 #include "due.h"
+#include "kept.h"
 #include "lost.h"
 #include "processes.h"
 #include "service.h"
@@ -167,6 +168,7 @@ void audit_run(void)
 
     if (!service_active())
         return;
+    kept_watch();
     if (due_claim(&service.segment->reap_next_ns, now, DUMP_LONGEST_NS)) {
         uint64_t spent = spent_ns();
         static _Atomic uint32_t looks;

@@ -3,6 +3,7 @@
 
 #include "address.h"
 #include "chance.h"
+#include "growth.h"
 #include "policy/retry_schedule.h"
 #include "service.h"
 
@@ -117,7 +118,8 @@ int backoff_destination(const struct sockaddr *address, socklen_t length)
 {
     struct key key;
     char text[SEGMENT_DESTINATION_TEXT];
-    if (!key_of(address, length, &key))
+    if (!key_of(address, length, &key) ||
+        !growth_reach(service.segment, GROWING_DESTINATIONS, SEGMENT_DESTINATIONS - 1))
         return -1;
     uint64_t mixed = key.word[0] * 3 + key.word[1] * 5 + key.word[2] * 7, now = monotonic_ns();
     uint32_t start = (uint32_t)(mixed * UINT64_C(0x9e3779b97f4a7c15) >> 40) % SEGMENT_DESTINATIONS;

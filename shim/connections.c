@@ -4,6 +4,7 @@
 #include "audit.h"
 #include "credit.h"
 #include "flows.h"
+#include "growth.h"
 #include "pausing.h"
 #include "peers.h"
 #include "policy/token_bucket.h"
@@ -295,6 +296,12 @@ static bool free_slot(uint32_t slot, uint32_t state)
     return true;
 }
 
+static uint32_t conns_ready(const struct segment *segment)
+{
+    uint32_t ready = atomic_load_explicit(&segment->ready[GROWING_CONNS], memory_order_relaxed);
+    return ready < SEGMENT_CONNS ? ready : SEGMENT_CONNS;
+}
+
 /* A slot for a new connection: spread over a window twice as large as what is open, so that a free
  * one is found at once and the memory touched stays in proportion. */
 static uint32_t find_slot(uint32_t *generation)
@@ -303,8 +310,10 @@ static uint32_t find_slot(uint32_t *generation)
     uint32_t open = gauge_count(&segment->conns), window = WINDOW_LEAST;
     while (window < SEGMENT_CONNS && window < open * 2)
         window *= 2;
-    uint32_t start = atomic_fetch_add(&segment->conns_cursor, 1);
-    for (uint32_t i = 0; i < window + SEGMENT_CONNS; i++) {
+    if (!growth_reach(segment, GROWING_CONNS, window - 1))
+        window = conns_ready(segment);
+    uint32_t start = atomic_fetch_add(&segment->conns_cursor, 1), ready = conns_ready(segment);
+    for (uint32_t i = 0; window > 0 && i < window + ready; i++) {
         uint32_t slot = i < window ? (start + i) % window : i - window;
         uint32_t state = atomic_load(&segment->conn_state[slot]);
         if (conn_phase(state) != CONN_FREE ||
@@ -592,11 +601,13 @@ void connections_forget_unadopted(void)
     }
 }
 
-void connections_forget_process(uint32_t holder)
+void connections_forget_process(uint32_t holder, bool proved)
 {
     struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->conns_used);
     for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++) {
+        if (!proved && holders_contain(atomic_load(&segment->conn[slot].holders), holder))
+            atomic_fetch_or(&segment->conn[slot].flags, CONN_SHARED); /* an audit frees it */
         forget_witness(slot, holder);
         forget_holder(slot, holder);
     }

@@ -93,8 +93,9 @@ void connections_inherit(uint32_t child);
 /* After exec: lets go of what was closed on the way. Descriptors were adopted before. */
 void connections_forget_unadopted(void);
 
-/* Takes the dead process `holder` off every slot, and frees those that nobody holds. */
-void connections_forget_process(uint32_t holder);
+/* Takes the dead process `holder` off every slot, and frees those that nobody holds. When it is not
+ * `proved` to be dead, an audit frees them once their sockets are gone. */
+void connections_forget_process(uint32_t holder, bool proved);
 
 /* Frees a slot of which it is proved that nobody holds its connection, if it still is in `state`.
  */

@@ -2,6 +2,7 @@
 #include "descriptors.h"
 
 #include "connections.h"
+#include "kept.h"
 #include "listeners.h"
 #include "outbound.h"
 #include "readiness.h"
@@ -78,6 +79,7 @@ static void gone(int fd, descriptor what, const struct departure *departure)
         waiting_room_forget(fd);
         witness_forget(fd);
         break;
+    case DESCRIPTOR_SEGMENT:
     case DESCRIPTOR_NONE:
         break;
     }
@@ -169,6 +171,10 @@ int descriptor_close(int fd, int (*close_real)(int fd, void *context), void *con
     struct departure departure;
     if (in_vfork_child || !service_active())
         return close_real(fd, context);
+    if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_SEGMENT) {
+        errno = EBADF; /* as far as the program knows, nothing is open there */
+        return -1;
+    }
     descriptor what = depart(fd, &departure);
     int result = close_real(fd, context);
     if (what) {
@@ -185,14 +191,20 @@ static int close_raw(int fd, void *context)
     return (int)kernel_call(SYS_close, fd);
 }
 
-void descriptors_close_range(unsigned first, unsigned last)
+int descriptors_close_range(unsigned first, unsigned last,
+                            int (*close_real)(unsigned first, unsigned last, void *context),
+                            void *context)
 {
-    unsigned end = (unsigned)descriptors_end();
+    unsigned end = (unsigned)descriptors_end(), kept = (unsigned)kept_number();
     if (in_vfork_child || !service_active())
-        return;
+        return close_real(first, last, context);
     for (unsigned fd = first; fd < end && fd <= last; fd++)
         if (descriptor_at((int)fd))
             descriptor_close((int)fd, close_raw, NULL);
+    if (kept < first || kept > last)
+        return close_real(first, last, context);
+    int result = kept > first ? close_real(first, kept - 1, context) : 0;
+    return result == 0 && kept < last ? close_real(kept + 1, last, context) : result;
 }
 
 static void retain(descriptor what)
@@ -212,7 +224,8 @@ void descriptor_duplicated(int from, int to)
         return;
     /* A second number for an epoll set shares its kernel object, but the shim knows sets by number:
      * its events then pass as they come, and accept alone holds. */
-    if (descriptor_kind(what) == DESCRIPTOR_EPOLL || descriptor_kind(what) == DESCRIPTOR_OWN)
+    if (descriptor_kind(what) == DESCRIPTOR_EPOLL || descriptor_kind(what) == DESCRIPTOR_OWN ||
+        descriptor_kind(what) == DESCRIPTOR_SEGMENT)
         what = 0;
     retain(what);
     descriptor_put(to, what);
@@ -224,6 +237,8 @@ int descriptor_dup2(int from, int to, int (*dup_real)(int, int, void *), void *c
     if (from == to || in_vfork_child || !service_active() ||
         (!descriptor_at(from) && !descriptor_at(to)))
         return dup_real(from, to, context);
+    if (descriptor_kind(descriptor_at(to)) == DESCRIPTOR_SEGMENT)
+        kept_move();
     descriptor what = depart(to, &departure);
     int result = dup_real(from, to, context);
     int saved = errno;

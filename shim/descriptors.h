@@ -23,6 +23,7 @@ enum descriptor_kind {
     DESCRIPTOR_EPOLL,    /* an epoll set that watches a listener: index in readiness.h */
     DESCRIPTOR_OUTBOUND, /* a connection that the program made: index in outbound.h */
     DESCRIPTOR_OWN,      /* the shim's own: a lingering refusal, a waiting room */
+    DESCRIPTOR_SEGMENT,  /* the segment's file: see kept.h */
 };
 
 /* kind << 60 | index << 32 | generation; 0 is a descriptor that is not tracked */
@@ -110,8 +111,14 @@ bool descriptor_lost(int fd, descriptor what);
  */
 int descriptor_close(int fd, int (*close_real)(int fd, void *context), void *context);
 
-/* Closes every tracked descriptor from `first` to `last`, both included. */
-void descriptors_close_range(unsigned first, unsigned last);
+/*
+ * Closes every descriptor from `first` to `last`, both included, but the segment's: those that are
+ * tracked one by one, the rest by `close_real`, once or for what lies on either side of that.
+ * Returns what the last of its calls returned.
+ */
+int descriptors_close_range(unsigned first, unsigned last,
+                            int (*close_real)(unsigned first, unsigned last, void *context),
+                            void *context);
 
 /* A second number for what `from` is: dup, dup2 and their kin made `to`, closing what it was. */
 int descriptor_dup2(int from, int to, int (*dup_real)(int from, int to, void *context),

@@ -29,18 +29,31 @@ INTERPOSE int __close(int fd)
     return close(fd);
 }
 
+static int close_range_real(unsigned first, unsigned last, void *context)
+{
+    return REAL(close_range)(first, last, *(const int *)context);
+}
+
 INTERPOSE int close_range(unsigned first, unsigned last, int flags)
 {
     /* With CLOSE_RANGE_CLOEXEC nothing is closed before exec. */
-    if (first <= last && (flags & ~(int)CLOSE_RANGE_UNSHARE) == 0)
-        descriptors_close_range(first, last);
-    return REAL(close_range)(first, last, flags);
+    if (first > last || (flags & ~(int)CLOSE_RANGE_UNSHARE) != 0)
+        return REAL(close_range)(first, last, flags);
+    return descriptors_close_range(first, last, close_range_real, &flags);
+}
+
+/* closefrom knows no end: where the kernel does not close a range, it closes all. */
+static int close_from_real(unsigned first, unsigned last, void *context)
+{
+    (void)context;
+    if (last == UINT32_MAX || kernel_call(SYS_close_range, first, last, 0) < 0)
+        REAL(closefrom)((int)first);
+    return 0;
 }
 
 INTERPOSE void closefrom(int low)
 {
-    descriptors_close_range(low < 0 ? 0 : (unsigned)low, UINT32_MAX);
-    REAL(closefrom)(low);
+    descriptors_close_range(low < 0 ? 0 : (unsigned)low, UINT32_MAX, close_from_real, NULL);
 }
 
 static int stream_fd(FILE *stream)

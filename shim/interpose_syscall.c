@@ -172,6 +172,14 @@ static long fork_raw(const struct raw_call *call)
     return child;
 }
 
+static long do_execve(const struct raw_call *call)
+{
+    lifecycle_before_exec();
+    long result = pass_on(call);
+    lifecycle_after_failed_exec();
+    return result;
+}
+
 static long do_clone(const struct raw_call *call)
 {
     /* A child with a stack, or memory, of its parent's is a thread, or none of our business. */
@@ -230,6 +238,8 @@ static const struct {
     {SYS_sendmsg, do_sendmsg},
     {SYS_recvmsg, do_recvmsg},
     {SYS_clone, do_clone},
+    {SYS_execve, do_execve},
+    {SYS_execveat, do_execve},
 #ifdef SYS_dup2
     {SYS_dup2, do_dup2},
 #endif

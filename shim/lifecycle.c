@@ -7,6 +7,7 @@
 #include "descriptors.h"
 #include "flows.h"
 #include "guard.h"
+#include "kept.h"
 #include "libc.h"
 #include "outbound.h"
 #include "processes.h"
@@ -34,7 +35,7 @@ static void after_fork_in_child(void)
     if (!service_active())
         return;
     int saved = errno;
-    uint32_t parent = service.pid;
+    uint64_t parent = processes_self();
     processes_after_fork_in_child();
     readiness_after_fork_in_child(parent);
     flows_after_fork_in_child();
@@ -80,6 +81,24 @@ void lifecycle_after_spawn(void)
     if (service_active() && !in_vfork_child)
         connections_spawned();
     errno = saved;
+}
+
+void lifecycle_before_exec(void)
+{
+    if (!service_active())
+        return;
+    kept_before_exec();
+    if (!in_vfork_child)
+        processes_before_exec();
+}
+
+void lifecycle_after_failed_exec(void)
+{
+    if (!service_active())
+        return;
+    kept_after_failed_exec();
+    if (!in_vfork_child)
+        processes_after_failed_exec();
 }
 
 void lifecycle_ended(pid_t child)

@@ -19,6 +19,10 @@ void lifecycle_before_spawn(void);
 /* It was, or it could not be. errno is kept. */
 void lifecycle_after_spawn(void);
 
+/* Around exec, also in a vfork child; the second when exec returned. errno is kept. */
+void lifecycle_before_exec(void);
+void lifecycle_after_failed_exec(void);
+
 /* One of the wait family returned `child` with `status`. */
 void lifecycle_waited(pid_t child, int status);
 void lifecycle_ended(pid_t child);

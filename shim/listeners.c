@@ -6,7 +6,9 @@
 #include "descriptors.h"
 #include "flood.h"
 #include "gate.h"
+#include "growth.h"
 #include "lateness.h"
+#include "processes.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -50,8 +52,10 @@ static struct segment_listener *share(int fd, uint64_t cookie)
             return &segment->listener[i];
     for (uint32_t i = 0; !entry && i < SEGMENT_LISTENERS; i++) {
         struct segment_listener *candidate = &segment->listener[i];
+        if (!growth_reach(segment, GROWING_LISTENERS, i))
+            break;
         uint64_t before = atomic_load(&candidate->cookie);
-        if (before && process_running(atomic_load(&candidate->pid)))
+        if (before && processes_judge(atomic_load(&candidate->keeper)) != LIVENESS_GONE)
             continue;
         if (!atomic_compare_exchange_strong(&candidate->cookie, &before, cookie))
             continue;
@@ -111,7 +115,7 @@ int listeners_learn(int fd)
         listener->deals_out = option(fd, SO_REUSEPORT) == 1;
         listener->shared = share(fd, cookie);
         if (listener->shared)
-            atomic_store(&listener->shared->pid, service.pid);
+            atomic_store(&listener->shared->keeper, processes_self());
         atomic_store(&listener->own_filter, gate_is_foreign(fd));
         atomic_store(&listener->seen_gated, 0);
         listeners_note_holding(listener, false);

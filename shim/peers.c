@@ -2,6 +2,7 @@
 #include "peers.h"
 
 #include "audit.h"
+#include "growth.h"
 #include "real.h"
 #include "service.h"
 
@@ -110,6 +111,8 @@ bool peers_reserve(struct peer_key key, bool certain, uint32_t *peer)
     *peer = 0;
     if (!service_active() || (key.word[0] == 0 && key.word[1] == 0))
         return true;
+    if (!growth_reach_peers(service.segment, peer_start(key), PEER_PROBES))
+        return true; /* as when there is no room in the table */
     uint64_t ceiling = segment_limit(service.segment, LIMIT_PEER_CONNS);
     enum peer_result result = peer_take(key, ceiling, peer);
     if (result == PEER_ABSENT) {
@@ -139,7 +142,8 @@ bool peers_have_room(struct peer_key key)
 {
     uint64_t ceiling = segment_limit(service.segment, LIMIT_PEER_CONNS);
     uint32_t start = peer_start(key);
-    if (ceiling == LIMIT_OFF || (key.word[0] == 0 && key.word[1] == 0))
+    if (ceiling == LIMIT_OFF || (key.word[0] == 0 && key.word[1] == 0) ||
+        !growth_reach_peers(service.segment, start, PEER_PROBES))
         return true;
     for (uint32_t i = 0; i < PEER_PROBES; i++) {
         const struct segment_peer *peer = &service.segment->peer[(start + i) % SEGMENT_PEERS];

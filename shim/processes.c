@@ -2,6 +2,8 @@
 #include "processes.h"
 
 #include "connections.h"
+#include "growth.h"
+#include "kept.h"
 #include "real.h"
 
 #include <errno.h>
@@ -11,19 +13,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A child that was forked but did not run yet: after this long it never will. */
+/* A child whose parent died before it ran: after this long it hardly ever will. */
 #define CLAIM_PATIENCE_NS (UINT64_C(10) * 1000000000)
 /* A reaper that was killed at its work leaves it to the next after this long. */
 #define REAP_PATIENCE_NS (UINT64_C(1) * 1000000000)
 #define CHECKED_PER_CLAIM 2
 #define ALWAYS_THOROUGH 8 /* processes that hold something */
 
+/* Where the child about to be forked will be, and what its entry is then. */
 static _Thread_local uint32_t fork_child __attribute__((tls_model("initial-exec")));
+static _Thread_local uint64_t fork_identity __attribute__((tls_model("initial-exec")));
 
 static void read_command(char command[16])
 {
     memset(command, 0, 16);
-    int fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+    int fd = (int)kernel_call(SYS_openat, AT_FDCWD, "/proc/self/comm", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
     ssize_t length = kernel_call(SYS_read, fd, command, 15);
@@ -32,7 +36,54 @@ static void read_command(char command[16])
         command[length - 1] = '\0';
 }
 
-static void reap(struct segment_process *process, uint64_t identity)
+/* --- references --- */
+
+#define REFERENCE_GENERATION 24
+#define REFERENCE_NOBODY (UINT64_C(1) << 63) /* of who has no entry: nothing can be said of it */
+
+static uint64_t reference_of(uint32_t index, uint64_t identity)
+{
+    return index ? (uint64_t)index << REFERENCE_GENERATION | process_generation(identity)
+                 : REFERENCE_NOBODY;
+}
+
+uint64_t processes_self(void)
+{
+    return reference_of(service.self, atomic_load(&service_self()->identity));
+}
+
+static struct onlooker onlooker(void)
+{
+    return (struct onlooker){service.pid_namespace, kept_descriptor()};
+}
+
+enum liveness processes_judge(uint64_t reference)
+{
+    uint32_t index = (uint32_t)(reference >> REFERENCE_GENERATION & UINT32_MAX);
+    if (reference & REFERENCE_NOBODY || index >= SEGMENT_PROCESSES)
+        return LIVENESS_UNKNOWN;
+    uint64_t identity = atomic_load(&service.segment->process[index].identity);
+    if (reference_of(index, identity) != reference || process_phase(identity) != PROCESS_LIVE)
+        return LIVENESS_GONE; /* it was freed, on proof */
+    if (index == service.self)
+        return LIVENESS_RUNS;
+    struct onlooker here = onlooker();
+    return liveness_of(service.segment, index, identity, &here, true);
+}
+
+/* --- the dead --- */
+
+static void clear_name(struct segment_process *process)
+{
+    atomic_store(&process->since_ns, 0);
+    atomic_store(&process->flags, 0);
+    atomic_store(&process->pid_namespace, 0);
+    atomic_store(&process->started, 0);
+}
+
+/* Frees the entry and what only it held. Without proof that its process is gone, that goes on
+ * counting until the kernel says that the connections are gone. */
+static void reap(struct segment_process *process, uint64_t identity, bool proved)
 {
     struct segment *segment = service.segment;
     uint32_t index = (uint32_t)(process - segment->process);
@@ -42,7 +93,7 @@ static void reap(struct segment_process *process, uint64_t identity)
             process_identity(identity, PROCESS_REAPING, process_pid(identity))))
         return;
     atomic_store(&process->since_ns, monotonic_ns());
-    connections_forget_process(index);
+    connections_forget_process(index, proved);
     for (unsigned i = 0; i < COUNTERS; i++) {
         uint64_t amount = atomic_exchange(&process->counter[i], 0);
         if (i != COUNTER_CONNS_PEAK && i != COUNTER_BUFFER && i != COUNTER_BUFFER_PEAK)
@@ -54,16 +105,11 @@ static void reap(struct segment_process *process, uint64_t identity)
     atomic_store(&process->concurrency.ceiling, 0);
     atomic_store(&process->concurrency.window_ns, 0);
     identity = atomic_load(&process->identity);
-    if (process_phase(identity) == PROCESS_REAPING)
-        atomic_compare_exchange_strong(&process->identity, &identity,
-                                       process_identity(identity, PROCESS_FREE, 0));
-}
-
-static bool runs(uint32_t pid, bool thorough)
-{
-    if (thorough)
-        return process_running(pid);
-    return kernel_call(SYS_kill, (pid_t)pid, 0) == 0 || errno != ESRCH;
+    if (process_phase(identity) != PROCESS_REAPING)
+        return;
+    clear_name(process);
+    atomic_compare_exchange_strong(&process->identity, &identity,
+                                   process_identity(identity, PROCESS_FREE, 0));
 }
 
 static uint64_t age_ns(const struct segment_process *process)
@@ -71,31 +117,41 @@ static uint64_t age_ns(const struct segment_process *process)
     return monotonic_ns() - atomic_load(&process->since_ns);
 }
 
+/* A claim is given up when who made it is gone, and the child it was for did not come for long. */
+static bool claim_is_stale(struct segment_process *process, enum liveness claimant)
+{
+    uint64_t none = 0;
+    /* Claimed a moment ago, or by one that was killed in that moment: its time begins now. */
+    if (atomic_compare_exchange_strong(&process->since_ns, &none, monotonic_ns()) ||
+        age_ns(process) <= CLAIM_PATIENCE_NS)
+        return false;
+    return claimant == LIVENESS_GONE ||
+           (claimant == LIVENESS_UNKNOWN && gauge_count(&process->conns) == 0);
+}
+
 /* Reaps the entry if its process is gone. */
-static bool check(struct segment_process *process, bool thorough)
+static bool check(struct segment_process *process, const struct onlooker *here, bool thorough)
 {
     uint64_t identity = atomic_load(&process->identity);
-    uint32_t pid = process_pid(identity);
+    enum process_phase phase = process_phase(identity);
+    uint32_t pid = process_pid(identity), index = (uint32_t)(process - service.segment->process);
     bool gone = false;
 
-    switch (process_phase(identity)) {
-    case PROCESS_LIVE:
-        gone = pid != service.pid && !runs(pid, thorough);
-        break;
-    case PROCESS_CLAIMED:
-        gone = age_ns(process) > CLAIM_PATIENCE_NS || !runs(pid, thorough);
-        break;
-    case PROCESS_REAPING:
+    if (phase == PROCESS_LIVE)
+        gone = index != service.self &&
+               liveness_of(service.segment, index, identity, here, thorough) == LIVENESS_GONE;
+    else if (phase == PROCESS_CLAIMED)
+        gone = claim_is_stale(process, liveness_of(service.segment, index, identity, here, true));
+    else if (phase == PROCESS_REAPING)
         gone = age_ns(process) > REAP_PATIENCE_NS;
-        break;
-    default:
-        break;
-    }
     if (gone) {
         uint32_t held = gauge_count(&process->conns);
-        reap(process, identity);
+        reap(process, identity, phase != PROCESS_CLAIMED);
         if (held)
-            segment_event(service.segment, EVENT_PROCESS_GONE, pid, held, "what it held is free");
+            segment_event(service.segment, EVENT_PROCESS_GONE, pid, held,
+                          phase == PROCESS_CLAIMED ? "what it held counts until the kernel says "
+                                                     "that it is gone"
+                                                   : "what it held is free");
     }
     return gone;
 }
@@ -108,15 +164,16 @@ static bool holds_anything(const struct segment_process *process)
 unsigned processes_reap(bool thorough)
 {
     struct segment *segment = service.segment;
+    struct onlooker here = onlooker();
     uint32_t used = atomic_load(&segment->processes_used);
     unsigned found = 0, holders = 0;
 
     for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++) {
         struct segment_process *process = &segment->process[i];
         if (holds_anything(process))
-            found += check(process, thorough || holders++ < ALWAYS_THOROUGH);
+            found += check(process, &here, thorough || holders++ < ALWAYS_THOROUGH);
         else if (thorough)
-            found += check(process, true);
+            found += check(process, &here, true);
     }
     return found;
 }
@@ -135,36 +192,52 @@ bool processes_all_here(void)
 void processes_waited(pid_t pid)
 {
     struct segment *segment = service.segment;
+    struct onlooker here = {service.pid_namespace, -1};
     uint32_t used = atomic_load(&segment->processes_used);
 
     for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++) {
-        uint64_t identity = atomic_load(&segment->process[i].identity);
-        if (process_pid(identity) == (uint32_t)pid && process_phase(identity) == PROCESS_LIVE)
-            reap(&segment->process[i], identity);
+        struct segment_process *process = &segment->process[i];
+        uint64_t identity = atomic_load(&process->identity);
+        if (process_phase(identity) != PROCESS_LIVE)
+            continue;
+        /* A child of ours that is in another pid namespace has another pid there. */
+        if (!liveness_is_near(process, &here)) {
+            here.fd = here.fd < 0 ? kept_descriptor() : here.fd;
+            check(process, &here, true);
+        } else if (process_pid(identity) == (uint32_t)pid) {
+            reap(process, identity, true);
+        }
     }
 }
 
-static bool claim_entry(struct segment_process *process, enum process_phase phase, uint32_t pid)
+/* --- claiming --- */
+
+/* Who claims the entry is named in it, whoever it is for. */
+static bool claim_entry(struct segment_process *process, uint64_t *identity)
 {
-    uint64_t identity = atomic_load(&process->identity);
-    if (process_phase(identity) != PROCESS_FREE ||
-        !atomic_compare_exchange_strong(&process->identity, &identity,
-                                        process_identity(identity, phase, pid)))
+    uint64_t before = atomic_load(&process->identity);
+    *identity = process_identity(before, PROCESS_CLAIMED, service.pid);
+    if (process_phase(before) != PROCESS_FREE ||
+        !atomic_compare_exchange_strong(&process->identity, &before, *identity))
         return false;
-    atomic_store(&process->since_ns, monotonic_ns());
     atomic_store(&process->override_mask, 0);
     atomic_store(&process->slicing, 0);
     atomic_store(&process->flags, service.foreign_network ? PROCESS_FOREIGN : 0);
+    atomic_store(&process->pid_namespace, service.pid_namespace);
+    atomic_store(&process->started, service.started);
+    atomic_store(&process->since_ns, monotonic_ns());
     return true;
 }
 
-static uint32_t scan_for_free(enum process_phase phase, uint32_t pid)
+static uint32_t scan_for_free(uint64_t *identity)
 {
     struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->processes_used);
 
     for (uint32_t i = 1; i < SEGMENT_PROCESSES; i++) {
-        if (!claim_entry(&segment->process[i], phase, pid))
+        if (!growth_reach(segment, GROWING_PROCESSES, i))
+            return 0;
+        if (!claim_entry(&segment->process[i], identity))
             continue;
         while (used <= i && !atomic_compare_exchange_weak(&segment->processes_used, &used, i + 1))
             ;
@@ -174,23 +247,24 @@ static uint32_t scan_for_free(enum process_phase phase, uint32_t pid)
 }
 
 /* Index 0 belongs to nobody: who finds no room shares it, and is checked against the kernel. */
-static uint32_t claim(enum process_phase phase, uint32_t pid)
+static uint32_t claim(uint64_t *identity)
 {
     static _Atomic uint32_t cursor;
     struct segment *segment = service.segment;
+    struct onlooker here = onlooker();
     uint32_t used = atomic_load(&segment->processes_used);
 
     /* A fork for each connection must not leave a table of the dead: look at two on the way. */
     for (unsigned i = 0; i < CHECKED_PER_CLAIM && used > 1; i++) {
         uint32_t index = 1 + atomic_fetch_add(&cursor, 1) % (used - 1);
         if (index < SEGMENT_PROCESSES)
-            check(&segment->process[index], true);
+            check(&segment->process[index], &here, true);
     }
-    uint32_t index = scan_for_free(phase, pid);
+    uint32_t index = scan_for_free(identity);
     if (index == 0 && processes_reap(true) > 0)
-        index = scan_for_free(phase, pid);
+        index = scan_for_free(identity);
     if (index == 0)
-        segment_event(segment, EVENT_TABLE_FULL, pid, SEGMENT_PROCESSES, "processes");
+        segment_event(segment, EVENT_TABLE_FULL, service.pid, SEGMENT_PROCESSES, "processes");
     return index;
 }
 
@@ -201,29 +275,105 @@ static void set_command(uint32_t index)
     words_store(service.segment->process[index].command, command, sizeof command);
 }
 
+/* --- life --- */
+
+/* Turns the entry, which stands for `identity`, into this process. False when it does not any more.
+ */
+static bool become(uint32_t index, uint64_t identity)
+{
+    struct segment_process *process = &service.segment->process[index];
+    uint64_t named = process_identity(identity, PROCESS_CLAIMED, service.pid);
+    if (!atomic_compare_exchange_strong(&process->identity, &identity, named))
+        return false;
+    atomic_store(&process->since_ns, monotonic_ns());
+    atomic_store(&process->pid_namespace, service.pid_namespace);
+    atomic_store(&process->started, service.started);
+    return atomic_compare_exchange_strong(&process->identity, &named,
+                                          process_identity(named, PROCESS_LIVE, service.pid));
+}
+
+/* The flag last: who sees it finds the lock. */
+static void take_lock(void)
+{
+    int fd = service.self ? kept_open() : -1;
+    if (fd >= 0 && liveness_hold(fd, service.self))
+        atomic_fetch_or(&service_self()->flags, PROCESS_LOCKED);
+}
+
+/* In a process that has no entry, or has lost it. */
+static void enter_anew(void)
+{
+    uint64_t identity;
+    service.self = claim(&identity);
+    if (service.self && !become(service.self, identity))
+        service.self = 0;
+    take_lock();
+}
+
+/* Whether the entry is of what this process was before exec; the dead whose pid it has got since
+ * are reaped. */
+static bool is_own(struct segment_process *process, uint64_t identity)
+{
+    uint64_t started = atomic_load(&process->started);
+    uint32_t index = (uint32_t)(process - service.segment->process);
+    if (process_pid(identity) != service.pid || process_phase(identity) != PROCESS_LIVE)
+        return false;
+    struct onlooker here = {service.pid_namespace, -1};
+    if (!liveness_is_near(process, &here)) {
+        /* Nobody knows which namespace: then it is ours unless somebody lives there. */
+        if (service.pid_namespace || atomic_load(&process->pid_namespace))
+            return false;
+        here.fd = kept_descriptor();
+        return liveness_of(service.segment, index, identity, &here, true) != LIVENESS_RUNS;
+    }
+    if (started == 0 || service.started == 0 || started == service.started)
+        return true;
+    reap(process, identity, true);
+    return false;
+}
+
 bool processes_enter(void)
 {
     struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->processes_used);
 
     for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++) {
-        uint64_t identity = atomic_load(&segment->process[i].identity);
-        if (process_pid(identity) != service.pid || process_phase(identity) != PROCESS_LIVE)
+        struct segment_process *process = &segment->process[i];
+        if (!is_own(process, atomic_load(&process->identity)))
             continue;
         service.self = i;
-        atomic_store(&segment->process[i].pending, 0);
-        atomic_store(&segment->process[i].slicing, 0);
+        atomic_store(&process->pending, 0);
+        atomic_store(&process->slicing, 0);
+        atomic_fetch_and(&process->flags, ~(uint32_t)PROCESS_LOCKED);
+        take_lock();
+        atomic_store(&process->since_ns, monotonic_ns());
+        atomic_fetch_and(&process->flags, ~(uint32_t)PROCESS_EXECUTING);
         set_command(i);
         return true;
     }
-    service.self = claim(PROCESS_LIVE, service.pid);
+    enter_anew();
     set_command(service.self);
     return false;
 }
 
+void processes_before_exec(void)
+{
+    struct segment_process *self = service_self();
+    if (service.self == 0)
+        return;
+    atomic_store(&self->since_ns, monotonic_ns());
+    atomic_fetch_or(&self->flags, PROCESS_EXECUTING);
+}
+
+void processes_after_failed_exec(void)
+{
+    if (service.self)
+        atomic_fetch_and(&service_self()->flags, ~(uint32_t)PROCESS_EXECUTING);
+}
+
 void processes_before_fork(void)
 {
-    fork_child = claim(PROCESS_CLAIMED, service.pid);
+    fork_child = claim(&fork_identity);
     struct segment_process *child = &service.segment->process[fork_child];
     if (fork_child) {
         uint64_t command[2];
@@ -237,20 +387,34 @@ void processes_before_fork(void)
     connections_inherit(fork_child);
 }
 
-static void bring_to_life(uint32_t index, uint32_t pid)
+/* The parent may have brought the entry to life before. */
+static bool become_forked(void)
 {
-    struct segment_process *process = &service.segment->process[index];
+    struct segment_process *process = &service.segment->process[fork_child];
+    if (become(fork_child, fork_identity))
+        return true;
     uint64_t identity = atomic_load(&process->identity);
-    if (index && process_phase(identity) == PROCESS_CLAIMED)
-        atomic_compare_exchange_strong(&process->identity, &identity,
-                                       process_identity(identity, PROCESS_LIVE, pid));
+    return process_phase(identity) == PROCESS_LIVE &&
+           process_generation(identity) == (process_generation(fork_identity) + 1) % (1 << 24) &&
+           become(fork_child, identity);
 }
 
 void processes_after_fork_in_child(void)
 {
+    uint32_t parent = service.pid;
     service.pid = (uint32_t)getpid();
+    /* getppid(2): 0, or another's, for a parent in another namespace; and for one that has died. */
+    if ((uint32_t)getppid() != parent)
+        service.pid_namespace = liveness_own_namespace();
+    service.started = liveness_own_start();
     service.self = fork_child;
-    bring_to_life(fork_child, service.pid);
+    if (fork_child && become_forked()) {
+        take_lock();
+    } else if (fork_child) {
+        /* It ran so late that it was given up for dead. */
+        enter_anew();
+        connections_inherit(service.self);
+    }
     fork_child = 0;
 }
 
@@ -258,13 +422,16 @@ void processes_after_fork_in_parent(pid_t child)
 {
     if (child == 0)
         return;
-    if (child > 0) {
-        bring_to_life(fork_child, (uint32_t)child);
+    struct segment_process *process = &service.segment->process[fork_child];
+    if (child > 0 && fork_child) {
+        /* When it began is the child's to say: until then it is not known. */
+        uint64_t claimed = fork_identity, started = service.started;
+        atomic_compare_exchange_strong(&process->started, &started, 0);
+        atomic_compare_exchange_strong(
+            &process->identity, &claimed,
+            process_identity(fork_identity, PROCESS_LIVE, (uint32_t)child));
     } else if (fork_child) {
-        struct segment_process *process = &service.segment->process[fork_child];
-        uint64_t identity = atomic_load(&process->identity);
-        if (process_phase(identity) == PROCESS_CLAIMED)
-            reap(process, identity);
+        reap(process, fork_identity, true);
     }
     fork_child = 0;
 }

@@ -5,6 +5,7 @@
 #ifndef BACKPRESSURE_PROCESSES_H
 #define BACKPRESSURE_PROCESSES_H
 
+#include "liveness.h"
 #include "service.h"
 
 /*
@@ -12,6 +13,18 @@
  * left: the caller then settles what survived.
  */
 bool processes_enter(void);
+
+/*
+ * This process in one word, to be kept in the segment: its entry, and which of those that had it.
+ * Never 0. Another process asks with it whether this one still runs; LIVENESS_UNKNOWN, too, for one
+ * that found the table full. Some three microseconds; async-signal-safe.
+ */
+uint64_t processes_self(void);
+enum liveness processes_judge(uint64_t reference);
+
+/* Around exec: until the next program has found the entry, its lock says nothing. */
+void processes_before_exec(void);
+void processes_after_failed_exec(void);
 
 /* Around fork: the child's entry is ready, and holds what the parent holds, before it exists. */
 void processes_before_fork(void);

@@ -6,6 +6,7 @@
 #include "descriptors.h"
 #include "listeners.h"
 #include "pausing.h"
+#include "processes.h"
 #include "real.h"
 #include "service.h"
 #include "slices.h"
@@ -36,7 +37,7 @@ static struct watched_set {
     _Atomic int waiters;
     _Atomic int hidden;
     bool nests;              /* another watched set is in it */
-    uint32_t inherited_from; /* the process it was forked with, or 0 */
+    uint64_t inherited_from; /* the process it was forked with (processes_self), or 0 */
     unsigned interests;
     struct interest interest[INTERESTS_MAX];
 } sets[SETS_MAX];
@@ -68,7 +69,7 @@ static int set_fd(const struct watched_set *set)
 /* Whether the kernel's set belongs to another process, too, which must not find it changed. */
 static bool shared_with_parent(struct watched_set *set)
 {
-    if (set->inherited_from && !process_running(set->inherited_from))
+    if (set->inherited_from && processes_judge(set->inherited_from) == LIVENESS_GONE)
         set->inherited_from = 0;
     return set->inherited_from != 0;
 }
@@ -507,7 +508,7 @@ void readiness_before_fork(void)
     readiness_show_everything();
 }
 
-void readiness_after_fork_in_child(uint32_t parent)
+void readiness_after_fork_in_child(uint64_t parent)
 {
     uint32_t end = atomic_load(&sets_end);
     spinlock_reset(&lock);

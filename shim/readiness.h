@@ -48,7 +48,7 @@ void readiness_listener_closed(int fd);
  * must not change them behind the parent's back as long as that one lives.
  */
 void readiness_before_fork(void);
-void readiness_after_fork_in_child(uint32_t parent);
+void readiness_after_fork_in_child(uint64_t parent);
 
 /* Whether any listener is out of sight in any set. */
 bool readiness_hidden(void);

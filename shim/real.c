@@ -32,6 +32,12 @@ static void kernel_closefrom(int low)
     errno = saved;
 }
 
+static int kernel_execveat(int directory, const char *path, char *const arguments[],
+                           char *const environment[], int flags)
+{
+    return (int)kernel_call(SYS_execveat, directory, path, arguments, environment, flags);
+}
+
 static int kernel_epoll_pwait2(int set, struct epoll_event *events, int events_max,
                                const struct timespec *timeout, const sigset_t *signals)
 {
@@ -90,6 +96,7 @@ static const struct {
     {"pwritev64v2", "pwritev2", (function)kernel_pwritev2},
     {"close_range", NULL, (function)kernel_close_range},
     {"closefrom", NULL, (function)kernel_closefrom},
+    {"execveat", NULL, (function)kernel_execveat},
     {"epoll_pwait2", NULL, (function)kernel_epoll_pwait2},
     {"__read_chk", NULL, overflow},
     {"__recv_chk", NULL, overflow},

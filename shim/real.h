@@ -83,6 +83,12 @@ typedef void (*signal_handler)(int);
     X(int, posix_spawnp,                                                                           \
       (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,       \
        char *const[], char *const[]))                                                              \
+    X(int, execve, (const char *, char *const[], char *const[]))                                   \
+    X(int, execv, (const char *, char *const[]))                                                   \
+    X(int, execvp, (const char *, char *const[]))                                                  \
+    X(int, execvpe, (const char *, char *const[], char *const[]))                                  \
+    X(int, fexecve, (int, char *const[], char *const[]))                                           \
+    X(int, execveat, (int, const char *, char *const[], char *const[], int))                       \
     X(int, system, (const char *))                                                                 \
     X(FILE *, popen, (const char *, const char *))                                                 \
     X(pid_t, wait4, (pid_t, int *, int, struct rusage *))                                          \

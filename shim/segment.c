@@ -4,6 +4,8 @@
  * inside the shim its own housekeeping must not pass through the shim.
  */
 #include "segment.h"
+
+#include "growth.h"
 #include "libc.h"
 #include "real.h"
 
@@ -11,12 +13,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -49,12 +48,6 @@ void words_load(void *to, const _Atomic uint64_t *from, size_t length)
     }
 }
 
-static uint64_t namespace_inode(const char *path)
-{
-    struct stat status;
-    return libc_stat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
-}
-
 enum segment_result segment_directory(uid_t uid, bool create, char *out, size_t size)
 {
     const char *chosen = libc_secure_getenv("BACKPRESSURE_DIR");
@@ -75,7 +68,7 @@ enum segment_result segment_directory(uid_t uid, bool create, char *out, size_t 
     return SEGMENT_OK;
 }
 
-static enum segment_result map_file(int fd, struct segment **out)
+enum segment_result segment_map(int fd, struct segment **out)
 {
     struct stat status;
     if (libc_fstat(fd, &status) < 0)
@@ -85,7 +78,7 @@ static enum segment_result map_file(int fd, struct segment **out)
     /* The header is read, not mapped: a file that is too short would raise SIGBUS. */
     struct {
         uint64_t magic;
-        uint32_t version, creator;
+        uint32_t version, reserved;
         uint64_t size;
     } header;
     if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)
@@ -110,106 +103,11 @@ enum segment_result segment_open(const char *path, struct segment **segment, int
         return errno == ENOENT                     ? SEGMENT_ABSENT
                : errno == EACCES || errno == EPERM ? SEGMENT_DENIED
                                                    : SEGMENT_FAILED;
-    enum segment_result result = map_file(file, segment);
+    enum segment_result result = segment_map(file, segment);
     if (result != SEGMENT_OK || !fd)
         close_quietly(file);
     else
         *fd = file;
-    return result;
-}
-
-static enum segment_result create_file(const char *path, const struct limits *limits,
-                                       struct segment **out)
-{
-    char temporary[SEGMENT_PATH_MAX + 16];
-    snprintf(temporary, sizeof temporary, "%s.new", path);
-    unlink(temporary);
-    int fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return SEGMENT_FAILED;
-    /* Allocated whole: a hole in a full file system would raise SIGBUS when it is written to. */
-    int error = posix_fallocate(fd, 0, sizeof(struct segment));
-    void *memory = MAP_FAILED;
-    if (error == 0) {
-        memory = mmap(NULL, sizeof(struct segment), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        error = errno;
-    }
-    close_quietly(fd);
-    if (memory == MAP_FAILED) {
-        unlink(temporary);
-        errno = error;
-        return SEGMENT_FAILED;
-    }
-    struct segment *segment = memory;
-    atomic_store(&segment->version, SEGMENT_VERSION);
-    atomic_store(&segment->creator, (uint32_t)getpid());
-    atomic_store(&segment->size, sizeof *segment);
-    atomic_store(&segment->created_ns, realtime_ns());
-    atomic_store(&segment->network, namespace_inode("/proc/self/ns/net"));
-    atomic_store(&segment->pid_namespace, namespace_inode("/proc/self/ns/pid"));
-    segment_write_limits(segment, limits);
-    atomic_store(&segment->magic, SEGMENT_MAGIC);
-    if (rename(temporary, path) < 0) {
-        error = errno;
-        munmap(memory, sizeof *segment);
-        unlink(temporary);
-        errno = error;
-        return SEGMENT_FAILED;
-    }
-    *out = segment;
-    return SEGMENT_OK;
-}
-
-static bool anybody_alive(const struct segment *segment)
-{
-    uint32_t used = atomic_load(&segment->processes_used);
-    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
-        if (segment_process_alive(&segment->process[i]))
-            return true;
-    return false;
-}
-
-enum segment_result segment_join(const char *name, const struct limits *limits,
-                                 struct segment **segment, bool *created, char *why,
-                                 size_t why_size)
-{
-    char directory[SEGMENT_PATH_MAX - SERVICE_NAME_MAX - 8], path[SEGMENT_PATH_MAX];
-    enum segment_result result = segment_directory(geteuid(), true, directory, sizeof directory);
-    if (result != SEGMENT_OK) {
-        snprintf(why, why_size, "%s: %s", directory,
-                 result == SEGMENT_DENIED ? "not a directory that this user alone can write to"
-                                          : strerror(errno));
-        return result;
-    }
-    /* Two processes that start together must not both create: the directory is the lock. */
-    int lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (lock < 0 || flock(lock, LOCK_EX) < 0) {
-        snprintf(why, why_size, "%s: cannot lock: %s", directory, strerror(errno));
-        if (lock >= 0)
-            close_quietly(lock);
-        return SEGMENT_FAILED;
-    }
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    *created = false;
-    result = segment_open(path, segment, NULL);
-    if (result == SEGMENT_OK && !anybody_alive(*segment)) {
-        munmap(*segment, sizeof **segment);
-        result = SEGMENT_ABSENT;
-    }
-    if (result == SEGMENT_ABSENT) {
-        result = create_file(path, limits, segment);
-        *created = result == SEGMENT_OK;
-        if (result == SEGMENT_FAILED)
-            snprintf(why, why_size, "%s: cannot create: %s", path, strerror(errno));
-    } else if (result != SEGMENT_OK) {
-        snprintf(why, why_size, "%s: %s", path,
-                 result == SEGMENT_DAMAGED         ? "truncated or overwritten; remove it"
-                 : result == SEGMENT_OTHER_VERSION ? "made by another version; remove it once its "
-                                                     "processes are gone"
-                 : result == SEGMENT_DENIED        ? "belongs to another user"
-                                                   : strerror(errno));
-    }
-    close_quietly(lock);
     return result;
 }
 
@@ -225,6 +123,14 @@ int segment_backlog(const struct segment *segment, int asked)
     return queue > INT_MAX ? INT_MAX : (int)queue - 1;
 }
 
+void limits_bound(struct limits *limits)
+{
+    if (limits->value[LIMIT_EXEMPT] > LIMIT_NETWORKS_MAX)
+        limits->value[LIMIT_EXEMPT] = LIMIT_NETWORKS_MAX;
+    if (limits->text_length > LIMIT_TEXT_MAX)
+        limits->text_length = LIMIT_TEXT_MAX;
+}
+
 void segment_read_limits(const struct segment *segment, struct limits *limits)
 {
     /* A latch: one of the two copies is whole at any moment, so neither a writer that was preempted
@@ -238,10 +144,7 @@ void segment_read_limits(const struct segment *segment, struct limits *limits)
         if (atomic_load(&segment->limits_sequence) == sequence)
             break;
     }
-    if (limits->value[LIMIT_EXEMPT] > LIMIT_NETWORKS_MAX)
-        limits->value[LIMIT_EXEMPT] = LIMIT_NETWORKS_MAX;
-    if (limits->text_length > LIMIT_TEXT_MAX)
-        limits->text_length = LIMIT_TEXT_MAX;
+    limits_bound(limits);
 }
 
 void segment_write_limits(struct segment *segment, const struct limits *limits)
@@ -269,7 +172,10 @@ void segment_event(struct segment *segment, enum event_kind kind, uint32_t pid, 
         memcpy(padded, text, length < sizeof padded ? length : sizeof padded - 1);
     }
     uint64_t number = atomic_fetch_add(&segment->events_next, 1);
-    struct segment_event *event = &segment->event[number % SEGMENT_EVENTS];
+    uint32_t index = (uint32_t)(number % SEGMENT_EVENTS);
+    struct segment_event *event = &segment->event[index];
+    if (!growth_reach(segment, GROWING_EVENTS, index))
+        return;
     atomic_store(&event->ticket, 0);
     atomic_thread_fence(memory_order_release);
     atomic_store_explicit(&event->time_ns, realtime_ns(), memory_order_relaxed);
@@ -278,31 +184,6 @@ void segment_event(struct segment *segment, enum event_kind kind, uint32_t pid, 
     atomic_store_explicit(&event->amount, amount, memory_order_relaxed);
     words_store(event->text, padded, sizeof padded);
     atomic_store(&event->ticket, number + 1);
-}
-
-bool process_running(uint32_t pid)
-{
-    if (pid == 0 || pid > INT32_MAX)
-        return false;
-    /* A pidfd polls readable once the process has ended, reaped or not: pidfd_open(2). */
-    int fd = (int)kernel_call(SYS_pidfd_open, (pid_t)pid, 0);
-    if (fd < 0)
-        return errno == EINVAL || errno == ESRCH
-                   ? false
-                   : kernel_call(SYS_kill, (pid_t)pid, 0) == 0 || errno == EPERM;
-    struct pollfd ended = {.fd = fd, .events = POLLIN};
-    struct timespec now = {0, 0};
-    long ready = kernel_call(SYS_ppoll, &ended, 1, &now, NULL, 0);
-    close_quietly(fd);
-    return ready != 1;
-}
-
-bool segment_process_alive(const struct segment_process *process)
-{
-    uint64_t identity = atomic_load(&process->identity);
-    if (process_phase(identity) != PROCESS_LIVE && process_phase(identity) != PROCESS_CLAIMED)
-        return false;
-    return process_running(process_pid(identity));
 }
 
 void segment_wake(struct segment *segment, bool everybody)

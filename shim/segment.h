@@ -24,12 +24,14 @@
 #define SEGMENT_VERSION 8
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
+#define SEGMENT_PEERS_STEP 256
 #define SEGMENT_PROCESSES 2048
 #define SEGMENT_LISTENERS 256
 #define SEGMENT_DESTINATIONS 512
 #define SEGMENT_EVENTS 2048
 #define SEGMENT_EVENT_TEXT 88
 #define SEGMENT_ADDRESS_MAX 120
+#define SEGMENT_PATH_MAX 256
 
 /* What is counted, in each process and in the service. */
 enum counter {
@@ -93,8 +95,11 @@ struct segment_peer {
 
 enum process_phase { PROCESS_FREE, PROCESS_CLAIMED, PROCESS_LIVE, PROCESS_REAPING };
 
-/* The process was in another network namespace than the service when it joined. */
-enum { PROCESS_FOREIGN = 1 };
+enum {
+    PROCESS_FOREIGN = 1,   /* in another network namespace than the service when it joined */
+    PROCESS_LOCKED = 2,    /* it has the lock of its entry: see liveness.h */
+    PROCESS_EXECUTING = 4, /* from before exec until the new program has found the entry */
+};
 
 /* A ceiling that finds itself: see policy/auto_limit.h. Times in microseconds. */
 struct segment_concurrency {
@@ -124,15 +129,17 @@ enum concurrency_verdict {
 };
 
 struct segment_process {
-    _Atomic uint64_t identity; /* generation << 40 | phase << 32 | pid */
-    _Atomic uint64_t since_ns; /* when the phase began; CLOCK_MONOTONIC */
+    _Atomic uint64_t identity;      /* generation << 40 | phase << 32 | pid */
+    _Atomic uint64_t since_ns;      /* when the phase, or an exec, began; CLOCK_MONOTONIC; or 0 */
+    _Atomic uint64_t pid_namespace; /* the inode of the one that `pid` is from; 0: not known */
+    _Atomic uint64_t started;       /* in clock ticks since the machine did; 0: not known */
     _Atomic uint64_t command[2];
     struct gauge conns;
     struct gauge outbound;                  /* connections that it made */
     struct gauge credit;                    /* KiB granted to the connections it holds */
     struct segment_concurrency concurrency; /* conns=auto */
     _Atomic uint32_t pending;               /* changes under way: see connections.h */
-    _Atomic uint32_t flags;                 /* PROCESS_FOREIGN */
+    _Atomic uint32_t flags;                 /* PROCESS_FOREIGN and so on */
     _Atomic uint32_t slicing;               /* threads that wait in slices for room */
     _Atomic uint64_t counter[COUNTERS];
     _Atomic uint64_t override_mask; /* a bit for each limit set for this process alone */
@@ -143,7 +150,7 @@ struct segment_process {
 struct segment_listener {
     _Atomic uint64_t cookie;
     _Atomic uint64_t lock;          /* who accepts just now: see accepting.c */
-    _Atomic uint32_t pid;           /* who registered it last */
+    _Atomic uint64_t keeper;        /* who registered it last: processes_self */
     _Atomic uint32_t asked_backlog; /* by the program's listen, plus 1; 0 when that was not seen */
     _Atomic uint32_t gated;         /* a SYN gate is attached */
     _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
@@ -193,6 +200,7 @@ enum event_kind {
     EVENT_SHED_LATE,
     EVENT_CEILING,
     EVENT_BACKOFF,
+    EVENT_NAME_LOST,
     EVENT_KINDS
 };
 
@@ -205,6 +213,16 @@ struct segment_event {
     _Atomic uint64_t text[SEGMENT_EVENT_TEXT / 8];
 };
 
+/* Tables that grow from their beginning. */
+enum growing_table {
+    GROWING_LISTENERS,
+    GROWING_DESTINATIONS,
+    GROWING_EVENTS,
+    GROWING_PROCESSES,
+    GROWING_CONNS,
+    GROWING_TABLES
+};
+
 enum admission_switch { ADMISSION_OPEN, ADMISSION_PAUSED, ADMISSION_DRAINING };
 
 /* How long the processes go on timing answers after bpctl looked. */
@@ -215,11 +233,10 @@ enum admission_switch { ADMISSION_OPEN, ADMISSION_PAUSED, ADMISSION_DRAINING };
 struct segment {
     _Atomic uint64_t magic; /* written last, and checked before every admission */
     _Atomic uint32_t version;
-    _Atomic uint32_t creator;
+    _Atomic uint32_t reserved;
     _Atomic uint64_t size;
-    _Atomic uint64_t created_ns; /* CLOCK_REALTIME */
-    _Atomic uint64_t network;    /* inode of the network namespace */
-    _Atomic uint64_t pid_namespace;
+    _Atomic uint64_t created_ns;      /* CLOCK_REALTIME */
+    _Atomic uint64_t network;         /* inode of the network namespace */
     _Atomic uint32_t limits_sequence; /* odd while bpctl writes: then limit_before counts */
     _Atomic uint32_t admission;       /* enum admission_switch */
     _Atomic uint32_t room;            /* futex: moves whenever a slot may have become free */
@@ -237,6 +254,11 @@ struct segment {
     struct histogram accept_wait;     /* how long clients were in accept queues; a sample */
     struct histogram sojourn;         /* and requests in the program; a sample */
     _Atomic uint64_t peers_lock;
+    _Atomic uint64_t path[SEGMENT_PATH_MAX / 8]; /* as it was created */
+    _Atomic uint32_t name_lost;                  /* that path is no longer this file's; said */
+    _Atomic uint64_t name_next_ns;               /* when to look whether it is */
+    _Atomic uint32_t ready[GROWING_TABLES];      /* entries that exist: see growth.h */
+    _Atomic uint64_t peers_ready[SEGMENT_PEERS / SEGMENT_PEERS_STEP / 64]; /* a bit for each step */
     _Atomic uint32_t processes_used; /* no index at or above it was ever used */
     _Atomic uint32_t conns_used;
     _Atomic uint32_t conns_cursor;
@@ -252,6 +274,7 @@ struct segment {
     _Atomic uint64_t events_next;
     _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS];        /* struct limits, word by word */
     _Atomic uint64_t limit_before[SEGMENT_LIMIT_WORDS]; /* whole while limit is being written */
+    _Atomic uint64_t limit_first[SEGMENT_LIMIT_WORDS];  /* as the service was started with */
     struct segment_listener listener[SEGMENT_LISTENERS];
     struct segment_destination destination[SEGMENT_DESTINATIONS];
     struct segment_event event[SEGMENT_EVENTS];
@@ -279,6 +302,11 @@ static inline unsigned process_phase(uint64_t identity)
     return identity >> 32 & 0xff;
 }
 
+static inline uint32_t process_generation(uint64_t identity)
+{
+    return (uint32_t)(identity >> 40);
+}
+
 /* A new identity for the entry that had `before`; the generation tells them apart. */
 static inline uint64_t process_identity(uint64_t before, enum process_phase phase, uint32_t pid)
 {
@@ -294,8 +322,6 @@ enum segment_result {
     SEGMENT_FAILED, /* errno tells */
 };
 
-#define SEGMENT_PATH_MAX 256
-
 /*
  * The directory of the segments of user `uid`: $BACKPRESSURE_DIR, or /dev/shm/backpressure.UID.
  * With `create`, makes it (0700). Returns SEGMENT_DENIED when what is there is not a directory of
@@ -303,18 +329,12 @@ enum segment_result {
  */
 enum segment_result segment_directory(uid_t uid, bool create, char *out, size_t size);
 
-/*
- * Joins the service `name` of the calling user, or creates it with `limits` when it does not exist
- * or none of its processes lives. Stores the mapping, which the caller unmaps or keeps, and
- * whether it was created. `why` gets a line on failure.
- */
-enum segment_result segment_join(const char *name, const struct limits *limits,
-                                 struct segment **segment, bool *created, char *why,
-                                 size_t why_size);
-
 /* Maps an existing segment file by path for reading and writing, checking owner, size and header.
- */
+ * Stores a descriptor of it, which the caller closes, unless `fd` is NULL. */
 enum segment_result segment_open(const char *path, struct segment **segment, int *fd);
+
+/* The same for a file that is open, whatever its name. The descriptor stays the caller's. */
+enum segment_result segment_map(int fd, struct segment **segment);
 
 /* Whether the header is intact. One load and a comparison: cheap enough for every admission. */
 static inline bool segment_intact(const struct segment *segment)
@@ -353,6 +373,9 @@ static inline uint64_t segment_ceiling(uint64_t limit, const struct segment_conc
 /* The backlog for listen(2) that `queue` makes of what the program asked for. */
 int segment_backlog(const struct segment *segment, int asked);
 
+/* Brings every length and index in limits that were read from a segment within its bounds. */
+void limits_bound(struct limits *limits);
+
 /* Copies all limits, consistently; every member of the copy is within its bounds. */
 void segment_read_limits(const struct segment *segment, struct limits *limits);
 
@@ -362,12 +385,6 @@ void segment_write_limits(struct segment *segment, const struct limits *limits);
 /* Adds an event. Lock-free and bounded; `text` is cut to what fits. */
 void segment_event(struct segment *segment, enum event_kind kind, uint32_t pid, uint64_t amount,
                    const char *text);
-
-/* Whether a process of the service is alive: its pid exists and was not reused. */
-bool segment_process_alive(const struct segment_process *process);
-
-/* Whether the process still runs; a zombie, whose descriptors are closed, does not. */
-bool process_running(uint32_t pid);
 
 /* Copies `length` bytes, a multiple of 8, between plain memory and the segment's words. */
 void words_store(_Atomic uint64_t *to, const void *from, size_t length);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "service.h"
 
+#include "joining.h"
+#include "kept.h"
 #include "libc.h"
-#include "processes.h"
+#include "liveness.h"
 #include "real.h"
 
 #include <errno.h>
@@ -42,6 +44,14 @@ void service_say(const char *text, const char *detail)
 void service_event(enum event_kind kind, uint64_t amount, const char *text)
 {
     segment_event(service.segment, kind, service.pid, amount, text);
+}
+
+void service_say_name_is_lost(void)
+{
+    service_say("the file of its control segment was removed or replaced (logind's RemoveIPC?): "
+                "limits go on, and bpctl finds it by its processes",
+                NULL);
+    service_event(EVENT_NAME_LOST, 0, "found by its processes from now on");
 }
 
 void service_detach(const char *why)
@@ -105,7 +115,6 @@ void service_start(void)
     static struct limits defaults;
     char why[SEGMENT_PATH_MAX + 128];
     const char *given = libc_secure_getenv("BACKPRESSURE");
-    bool created = false;
 
     if (!given)
         return;
@@ -118,17 +127,22 @@ void service_start(void)
     }
     if (!source.name[0])
         default_name(source.name);
-    struct segment *segment = NULL;
-    if (segment_join(source.name, &source.limits, &segment, &created, why, sizeof why) !=
-        SEGMENT_OK) {
+    struct joined joined;
+    if (segment_join(source.name, &source.limits, &joined, why, sizeof why) != SEGMENT_OK) {
         give_up(source.limits.value[LIMIT_STRICT] == 1, EXIT_CANNOT_WORK, "cannot work: ", why);
         return;
     }
-    service.segment = segment;
+    uint32_t not_said = 0;
+    service.segment = joined.segment;
     service.pid = (uint32_t)getpid();
-    service.foreign_network = in_other_network(segment);
+    service.pid_namespace = liveness_own_namespace();
+    service.started = liveness_own_start();
+    service.foreign_network = in_other_network(joined.segment);
+    kept_start(joined.fd);
     atomic_store(&service.active, true);
     setenv(NAME_VARIABLE, source.name, 1);
-    if (created)
+    if (joined.created)
         service_event(EVENT_STARTED, 0, given);
+    if (joined.found && atomic_compare_exchange_strong(&joined.segment->name_lost, &not_said, 1))
+        service_say_name_is_lost();
 }

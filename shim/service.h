@@ -16,6 +16,7 @@ struct service {
     _Atomic bool detached; /* and what was done to the program's listeners is not undone yet */
     uint32_t self; /* index of this process; 0 is shared by those that found the table full */
     uint32_t pid;
+    uint64_t pid_namespace, started; /* as in liveness.h */
     bool foreign_network;
 };
 
@@ -71,6 +72,9 @@ static inline bool service_intact(void)
     service_detach("its control segment was overwritten");
     return false;
 }
+
+/* Says that the segment's file lost its name, on stderr and as an event. */
+void service_say_name_is_lost(void);
 
 /* One line on stderr, `backpressure: ...`. Async-signal-safe. */
 void service_say(const char *text, const char *detail);

@@ -2,10 +2,12 @@
 #include "change.h"
 
 #include "live.h"
+#include "pids.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 
@@ -21,15 +23,27 @@ static enum exit_code refuse(char *why, enum exit_code code, const char *format,
     return code;
 }
 
-static struct segment_process *find_process(struct segment *segment, uint32_t pid)
+static enum exit_code find_process(const struct service_file *service, uint32_t pid,
+                                   struct segment_process **out, char *why)
 {
-    uint32_t used = atomic_load(&segment->processes_used);
-    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++) {
-        struct segment_process *process = &segment->process[i];
-        if (process_pid(atomic_load(&process->identity)) == pid && segment_process_alive(process))
-            return process;
-    }
-    return NULL;
+    struct service_view *view = malloc(sizeof *view);
+    bool several = false;
+    if (!view)
+        return refuse(why, EXIT_FAILED, "out of memory");
+    service_view(service, view);
+    const struct process_view *found = pids_find(view, (pid_t)pid, &several);
+    if (found)
+        *out = &service->segment->process[found->index];
+    free(view);
+    if (several)
+        return refuse(
+            why, EXIT_FAILED,
+            "%s/%u: several of its processes have that pid, each in a pid namespace of its "
+            "own; from the one around them, name it by the pid that it has there",
+            service->name, pid);
+    return found ? EXIT_DONE
+                 : refuse(why, EXIT_FAILED, "%s/%u: no such process in this service", service->name,
+                          pid);
 }
 
 static void set_for_process(struct segment_process *process, const struct limits_source *source)
@@ -74,9 +88,9 @@ static enum exit_code set(struct service_file *service, uint32_t pid, char **pai
                           limits_key_name(key), pid);
     if (service_processes(service) == 0)
         return refuse(why, EXIT_FAILED, "%s: none of its processes runs any more", service->name);
-    if (pid && !(process = find_process(service->segment, pid)))
-        return refuse(why, EXIT_FAILED, "%s/%u: no such process in this service", service->name,
-                      pid);
+    enum exit_code code = pid ? find_process(service, pid, &process, why) : EXIT_DONE;
+    if (code != EXIT_DONE)
+        return code;
     if (process)
         set_for_process(process, &source);
     else

@@ -30,6 +30,7 @@ static const char *const kind_names[EVENT_KINDS] = {
     [EVENT_SHED_LATE] = "shed_late",
     [EVENT_CEILING] = "ceiling",
     [EVENT_BACKOFF] = "backoff",
+    [EVENT_NAME_LOST] = "name_lost",
 };
 
 struct event {

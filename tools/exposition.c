@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "exposition.h"
 
+#include "pids.h"
 #include "services.h"
 
 #include <inttypes.h>
@@ -157,8 +158,8 @@ static void put_limits(const struct page *page, const struct family *family,
 
 static void label_process(const struct page *page, const struct process_view *process)
 {
-    char pid[16];
-    snprintf(pid, sizeof pid, "%d", (int)process->pid);
+    char pid[PID_TEXT_MAX];
+    pid_text(process, pid);
     put_label(page, "pid", pid);
     put_label(page, "command", process->command);
 }

@@ -44,7 +44,8 @@ static void add_json(struct listing *listing, const struct service_file *service
     const struct service_view *view = listing->view;
     json_t *pids = json_array();
     for (unsigned i = 0; i < view->processes; i++)
-        json_array_append_new(pids, json_integer(view->process[i].pid));
+        json_array_append_new(pids, json_integer(view->process[i].pid ? view->process[i].pid
+                                                                      : view->process[i].inside));
     json_array_append_new(
         listing->services,
         json_pack("{s:s, s:s, s:s, s:I, s:s, s:I, s:o, s:o}", "name", service->name, "user", owner,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "rates.h"
+#include "pids.h"
 
 #include <stdio.h>
 
@@ -61,8 +62,11 @@ static bool fullest(const struct service_view *view, enum limit_key key,
         out->used = used;
         out->ceiling = ceiling;
     }
-    if (chosen)
-        snprintf(out->whose, sizeof out->whose, "%d %s", (int)chosen->pid, chosen->command);
+    if (chosen) {
+        char pid[PID_TEXT_MAX];
+        pid_text(chosen, pid);
+        snprintf(out->whose, sizeof out->whose, "%s %s", pid, chosen->command);
+    }
     return chosen != NULL;
 }
 

@@ -3,6 +3,8 @@
 #include "reach.h"
 #include "services.h"
 
+#include "../shim/joining.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <libgen.h>
@@ -117,23 +119,56 @@ static void name_after(const char *command, char name[SERVICE_NAME_MAX])
         snprintf(name, SERVICE_NAME_MAX, "service");
 }
 
-/* A service of that name that runs already has limits of its own, which would win silently. */
-static int check_free(const char *name, bool limits_given)
+/* The first limit that differs, told as it is there and as it was given here. */
+static bool differ(const struct limits *there, const struct limits *here, char *out, size_t size)
+{
+    char value[LIMIT_VALUE_MAX], given[LIMIT_VALUE_MAX];
+    for (unsigned key = 0; key < LIMIT_KEYS; key++) {
+        limits_format(there, key, value, sizeof value);
+        limits_format(here, key, given, sizeof given);
+        if (strcmp(value, given) == 0)
+            continue;
+        snprintf(out, size, "%s=%.60s there, %.60s here", limits_key_name(key), value, given);
+        return true;
+    }
+    return false;
+}
+
+/* Workers are started one by one under one name: the same limits as it was started with, or as it
+ * has now, join the service. Others would lose silently. */
+static int check_joinable(const char *name, struct service_file *service,
+                          const struct limits *limits)
+{
+    struct limits now, first;
+    char difference[256];
+    if (service_processes(service) == 0)
+        return EXIT_DONE;
+    segment_read_limits(service->segment, &now);
+    words_load(&first, service->segment->limit_first, sizeof first);
+    limits_bound(&first);
+    if (!differ(&first, limits, difference, sizeof difference) ||
+        !differ(&now, limits, difference, sizeof difference))
+        return EXIT_DONE;
+    return complain(EXIT_FAILED,
+                    "%s: runs already, under other limits (%s); change them with `bpctl set %s`, "
+                    "or choose another --name",
+                    name, difference, name);
+}
+
+static int check_free(const char *name, const struct limits *limits, bool limits_given)
 {
     char directory[SEGMENT_PATH_MAX], path[SEGMENT_PATH_MAX + SERVICE_NAME_MAX];
-    struct service_file service = {.fd = -1};
+    struct joined joined;
     int status = EXIT_DONE;
 
     enum segment_result result = segment_directory(geteuid(), true, directory, sizeof directory);
     if (result != SEGMENT_OK)
         return complain(EXIT_FAILED, "%s: %s", directory, segment_result_text(result));
     snprintf(path, sizeof path, "%s/%s", directory, name);
-    result = segment_open(path, &service.segment, &service.fd);
-    if (result == SEGMENT_OK && limits_given && service_processes(&service) > 0)
-        status = complain(EXIT_FAILED,
-                          "%s: runs already, under its own limits; change them with `bpctl set "
-                          "%s`, or choose another --name",
-                          name, name);
+    result = segment_open_or_find(path, &joined);
+    struct service_file service = {.segment = joined.segment, .fd = joined.fd};
+    if (result == SEGMENT_OK && limits_given)
+        status = check_joinable(name, &service, limits);
     else if (result != SEGMENT_OK && result != SEGMENT_ABSENT)
         status = complain(EXIT_FAILED, "%s: %s (%s); remove that file, or choose another --name",
                           name, segment_result_text(result), path);
@@ -263,6 +298,6 @@ int command_run(int argc, char **argv)
         return EXIT_USAGE;
     limits_add(&configured, &from_file);
     limits_add(&configured, &given);
-    int status = check_free(name, given.given || from_file.given);
+    int status = check_free(name, &configured.limits, given.given || from_file.given);
     return status == EXIT_DONE ? start(name, &configured, argv + optind) : status;
 }

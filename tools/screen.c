@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "screen.h"
+#include "pids.h"
 
 #include "commands.h"
 
@@ -245,10 +246,10 @@ static void put_detail(const struct watched *service)
     for (unsigned i = 0; i < view->processes; i++) {
         const struct process_view *process = &view->process[i];
         const uint64_t *counter = process->counter;
-        char buffer[16];
-        put_line(0, "  %8d %-16s %7" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9s %8" PRIu64,
-                 (int)process->pid, process->command, process->conns, counter[COUNTER_ACCEPTED],
-                 shed_in_all(counter),
+        char buffer[16], pid[PID_TEXT_MAX];
+        pid_text(process, pid);
+        put_line(0, "  %8s %-16s %7" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9s %8" PRIu64, pid,
+                 process->command, process->conns, counter[COUNTER_ACCEPTED], shed_in_all(counter),
                  short_figure((double)counter[COUNTER_BUFFER], 1024, buffer, sizeof buffer),
                  counter[COUNTER_READS_PAUSED]);
     }

@@ -2,7 +2,10 @@
 #include "services.h"
 
 #include "commands.h"
+#include "nameless.h"
 #include "truncation.h"
+
+#include "../shim/joining.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -11,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -38,6 +40,13 @@ const char *segment_result_text(enum segment_result result)
     }
 }
 
+static bool open_nameless(const char *name, bool any_owner, uid_t owner,
+                          struct service_file *service)
+{
+    struct nameless_wanted wanted = {.name = name, .any_owner = any_owner, .owner = owner};
+    return nameless_find(&wanted, service);
+}
+
 static enum segment_result open_in(const char *directory, uid_t owner, const char *name,
                                    struct service_file *service)
 {
@@ -52,6 +61,14 @@ static enum segment_result open_in(const char *directory, uid_t owner, const cha
     if (result == SEGMENT_OK)
         truncation_mapped(service->segment);
     return result;
+}
+
+struct onlooker service_onlooker(const struct service_file *service)
+{
+    static uint64_t own_namespace;
+    if (!own_namespace)
+        own_namespace = liveness_own_namespace();
+    return (struct onlooker){own_namespace, service->fd};
 }
 
 void service_close(struct service_file *service)
@@ -107,10 +124,11 @@ enum activity { ACTIVITY_ENDED, ACTIVITY_LIVES, ACTIVITY_AT_WORK };
 static enum activity activity_of(const struct service_file *service)
 {
     const struct segment *segment = service->segment;
+    struct onlooker onlooker = service_onlooker(service);
     uint32_t used = atomic_load(&segment->processes_used);
     bool lives = false, connects = false;
     for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++) {
-        if (!segment_process_alive(&segment->process[i]))
+        if (liveness_of_entry(segment, i, &onlooker) == LIVENESS_GONE)
             continue;
         lives = true;
         connects |= atomic_load(&segment->process[i].counter[COUNTER_CONNECTS]) > 0;
@@ -148,6 +166,14 @@ bool service_open(const char *name, struct service_file *service)
         return false;
     }
     each_directory(look_in, &search);
+    bool ended = search.result != SEGMENT_OK || activity_of(service) == ACTIVITY_ENDED;
+    struct service_file lost;
+    if (ended && open_nameless(name, true, 0, &lost)) {
+        if (search.result == SEGMENT_OK)
+            service_close(service);
+        *service = lost;
+        return true;
+    }
     if (search.result == SEGMENT_OK)
         return true;
     if (search.result == SEGMENT_ABSENT)
@@ -179,7 +205,7 @@ bool service_open_of(const char *name, uid_t owner, struct service_file *service
     struct owned owned = {{name, service, SEGMENT_ABSENT}, owner};
     if (limits_name_valid(name))
         each_directory(look_for_owner, &owned);
-    return owned.search.result == SEGMENT_OK;
+    return owned.search.result == SEGMENT_OK || open_nameless(name, false, owner, service);
 }
 
 struct visiting {
@@ -210,14 +236,16 @@ void services_each(void (*visit)(struct service_file *, enum segment_result, voi
 {
     struct visiting visiting = {visit, context};
     each_directory(visit_directory, &visiting);
+    nameless_each(visit, context);
 }
 
 unsigned service_processes(const struct service_file *service)
 {
+    struct onlooker onlooker = service_onlooker(service);
     uint32_t used = atomic_load(&service->segment->processes_used);
     unsigned alive = 0;
     for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
-        alive += segment_process_alive(&service->segment->process[i]);
+        alive += liveness_of_entry(service->segment, i, &onlooker) != LIVENESS_GONE;
     return alive;
 }
 
@@ -256,12 +284,7 @@ static int lock_directory_of(const struct service_file *service)
     char directory[SEGMENT_PATH_MAX];
     snprintf(directory, sizeof directory, "%s", service->path);
     *strrchr(directory, '/') = '\0';
-    int lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (lock >= 0 && flock(lock, LOCK_EX) == 0)
-        return lock;
-    if (lock >= 0)
-        close(lock);
-    return -1;
+    return segment_lock_directory(directory);
 }
 
 /* A write lease is granted on a file that nobody else has open or mapped: fcntl(2). */

@@ -8,6 +8,7 @@
 #ifndef BPCTL_SERVICES_H
 #define BPCTL_SERVICES_H
 
+#include "../shim/liveness.h"
 #include "../shim/segment.h"
 
 #include <stdbool.h>
@@ -20,7 +21,11 @@ struct service_file {
     uid_t owner;
     struct segment *segment;
     int fd;
+    bool lost; /* the file has no name any more; `path` is where it was */
 };
+
+/* How this process looks at those of the service. */
+struct onlooker service_onlooker(const struct service_file *service);
 
 /*
  * Opens the service `name`: the caller's own, or, for root, any user's that is more at work. On
@@ -56,7 +61,10 @@ struct found_view {
 };
 
 struct process_view {
-    pid_t pid;
+    pid_t pid; /* in the caller's own pid namespace; 0 when it cannot be seen there: see pids.h */
+    pid_t inside; /* in its own, which has this inode; 0 when it did not know */
+    uint64_t pid_namespace;
+    bool unproved; /* whether it still runs is not known; what it holds goes on counting */
     uint32_t index;
     char command[17];
     uint64_t conns; /* that the kernel still knows */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "commands.h"
+#include "pids.h"
 #include "services.h"
 
 #include <getopt.h>
@@ -65,7 +66,9 @@ static json_t *process_json(const struct service_view *view, const struct proces
     struct limits limits;
     char value[LIMIT_VALUE_MAX];
 
-    json_object_set_new(object, "pid", json_integer(process->pid));
+    json_object_set_new(object, "pid", json_integer(process->pid ? process->pid : process->inside));
+    json_object_set_new(object, "pid_namespace", json_integer((json_int_t)process->pid_namespace));
+    json_object_set_new(object, "proved", json_boolean(!process->unproved));
     json_object_set_new(object, "command", json_string(process->command));
     json_object_update_new(object, counters_json(process->conns, process->counter));
     limits_defaults(&limits);
@@ -195,6 +198,9 @@ static void print_service(const struct service_file *service, const struct servi
         printf(" of user %s", owner);
     printf(": admission %s, %u process%s\n", admission_text[view->admission], view->processes,
            view->processes == 1 ? "" : "es");
+    if (service->lost)
+        printf("  its file %s was removed or replaced: it is found by its processes\n",
+               service->path);
     print_limits(&view->limits);
     if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
         print_found("total-conns", &view->found);
@@ -205,12 +211,18 @@ static void print_service(const struct service_file *service, const struct servi
     for (unsigned i = 0; i < view->processes; i++) {
         const struct process_view *process = &view->process[i];
         const uint64_t *counter = process->counter;
-        printf("  %8d %-16s %8" PRIu64 " %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64
+        char pid[PID_TEXT_MAX];
+        pid_text(process, pid);
+        printf("  %8s %-16s %8" PRIu64 " %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64
                " %10" PRIu64 " %10" PRIu64 " ",
-               (int)process->pid, process->command, process->conns, counter[COUNTER_CONNS_PEAK],
+               pid, process->command, process->conns, counter[COUNTER_CONNS_PEAK],
                counter[COUNTER_ACCEPTED], counter[COUNTER_HELD], shed_in_all(counter),
                counter[COUNTER_BUFFER], counter[COUNTER_READS_PAUSED]);
         print_own_limits(&view->limits, process);
+        if (process->unproved)
+            puts(
+                "           it cannot be proved to run: what it holds counts until the kernel says "
+                "that it is gone");
         if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
             print_found("    conns=auto", &process->found);
     }

@@ -3,8 +3,9 @@
  * Reading a service once, as the kernel confirms it: connections and listeners are what sock_diag
  * knows, not what a count in the segment claims.
  */
-#include "services.h"
+#include "pids.h"
 
+#include "../shim/growth.h"
 #include "../shim/sockdiag.h"
 
 #include <arpa/inet.h>
@@ -146,8 +147,10 @@ static struct found_view view_found(uint64_t limit, const struct segment_concurr
     };
 }
 
-static void view_processes(const struct segment *segment, struct service_view *view)
+static void view_processes(const struct service_file *service, struct service_view *view)
 {
+    const struct segment *segment = service->segment;
+    struct onlooker onlooker = service_onlooker(service);
     uint32_t used = atomic_load(&segment->processes_used);
 
     for (unsigned i = 0; i < COUNTERS; i++)
@@ -157,11 +160,14 @@ static void view_processes(const struct segment *segment, struct service_view *v
         uint64_t counter[COUNTERS];
         for (unsigned j = 0; j < COUNTERS; j++)
             view->totals[j] += counter[j] = atomic_load(&process->counter[j]);
-        if (!segment_process_alive(process))
+        enum liveness liveness = liveness_of_entry(segment, i, &onlooker);
+        if (liveness == LIVENESS_GONE)
             continue;
         struct process_view *seen = &view->process[view->processes++];
         seen->index = i;
-        seen->pid = (pid_t)process_pid(atomic_load(&process->identity));
+        seen->inside = (pid_t)process_pid(atomic_load(&process->identity));
+        seen->pid_namespace = atomic_load(&process->pid_namespace);
+        seen->unproved = liveness == LIVENESS_UNKNOWN;
         clean_text(process->command, sizeof process->command, seen->command, sizeof seen->command);
         memcpy(seen->counter, counter, sizeof counter);
         seen->outbound = gauge_count(&process->outbound);
@@ -170,6 +176,7 @@ static void view_processes(const struct segment *segment, struct service_view *v
             seen->override[j] = atomic_load(&process->override[j]);
         seen->found = view_found(limit_of_process(view, seen, LIMIT_CONNS), &process->concurrency);
     }
+    pids_translate(view, onlooker.pid_namespace);
     view->found = view_found(view->limits.value[LIMIT_TOTAL_CONNS], &segment->concurrency);
     view->totals[COUNTER_CONNS_PEAK] = atomic_load(&segment->conns_peak);
     view->totals[COUNTER_BUFFER_PEAK] = atomic_load(&segment->buffer_peak);
@@ -276,6 +283,8 @@ static void view_peers(const struct segment *segment, struct service_view *view)
     if (view->limits.value[LIMIT_PEER_CONNS] == LIMIT_OFF)
         return;
     for (uint32_t i = 0; i < SEGMENT_PEERS; i++) {
+        if (!growth_has_peer(segment, i))
+            continue;
         const struct segment_peer *peer = &segment->peer[i];
         uint32_t conns = gauge_count(&peer->conns);
         uint64_t key[2] = {atomic_load(&peer->key[0]), atomic_load(&peer->key[1])};
@@ -292,7 +301,8 @@ static void view_peers(const struct segment *segment, struct service_view *view)
 static void view_destinations(const struct segment *segment, struct service_view *view)
 {
     uint64_t now = monotonic_ns();
-    for (uint32_t i = 0; i < SEGMENT_DESTINATIONS; i++) {
+    uint32_t ready = atomic_load(&segment->ready[GROWING_DESTINATIONS]);
+    for (uint32_t i = 0; i < ready && i < SEGMENT_DESTINATIONS; i++) {
         const struct segment_destination *destination = &segment->destination[i];
         uint32_t failures = atomic_load(&destination->failures);
         if (atomic_load(&destination->phase) != DESTINATION_USED || failures == 0)
@@ -315,7 +325,7 @@ void service_view(const struct service_file *service, struct service_view *view)
     uint32_t admission = atomic_load(&segment->admission);
     view->admission =
         admission <= ADMISSION_DRAINING ? (enum admission_switch)admission : ADMISSION_PAUSED;
-    view_processes(segment, view);
+    view_processes(service, view);
     histogram_read(&segment->accept_wait, &view->accept_wait);
     histogram_read(&segment->sojourn, &view->sojourn);
     int home = enter_network(service, view);

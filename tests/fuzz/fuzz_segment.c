@@ -7,7 +7,8 @@
  * commands do all that they would do to a service that runs. Run with -close_fd_mask=3: what the
  * commands print is of no interest.
  */
-#include "../../shim/segment.h"
+#include "../../shim/joining.h"
+#include "../../shim/liveness.h"
 #include "../../tools/commands.h"
 #include "../../tools/exposition.h"
 #include "../../tools/rates.h"
@@ -59,13 +60,15 @@ static void add_listener(void)
 static void prepare(void)
 {
     struct limits limits;
-    bool created;
+    struct joined joined;
     char why[512];
     limits_defaults(&limits);
     limits.value[LIMIT_TOTAL_CONNS] = 10;
     limits.value[LIMIT_PEER_CONNS] = 5;
-    if (segment_join(NAME, &limits, &segment, &created, why, sizeof why) != SEGMENT_OK)
+    if (segment_join(NAME, &limits, &joined, why, sizeof why) != SEGMENT_OK)
         abort();
+    segment = joined.segment;
+    atomic_store(&segment->process[0].pid_namespace, liveness_own_namespace());
     atomic_store(&segment->process[0].identity,
                  process_identity(0, PROCESS_LIVE, (uint32_t)getpid()));
     atomic_store(&segment->processes_used, 1);

@@ -18,7 +18,8 @@
 
 #include <cmocka.h>
 
-#include "../../shim/segment.h"
+#include "../../shim/joining.h"
+#include "../../shim/liveness.h"
 
 static char directory[] = "/tmp/backpressure-unit-XXXXXX";
 static struct limits limits;
@@ -43,7 +44,13 @@ static int tear_down(void **state)
 static enum segment_result join(const char *name, struct segment **segment, bool *created)
 {
     char why[512];
-    return segment_join(name, &limits, segment, created, why, sizeof why);
+    struct joined joined;
+    enum segment_result result = segment_join(name, &limits, &joined, why, sizeof why);
+    *segment = joined.segment;
+    *created = joined.created;
+    if (result == SEGMENT_OK)
+        close(joined.fd);
+    return result;
 }
 
 /* A process entry of this test's own, so that the service counts as alive. */
@@ -51,7 +58,15 @@ static void live_in(struct segment *segment)
 {
     atomic_store(&segment->process[1].identity,
                  process_identity(0, PROCESS_LIVE, (uint32_t)getpid()));
+    atomic_store(&segment->process[1].pid_namespace, liveness_own_namespace());
     atomic_store(&segment->processes_used, 2);
+}
+
+/* Whether that process still runs, as it is seen from here. */
+static enum liveness liveness(const struct segment *segment)
+{
+    struct onlooker onlooker = {liveness_own_namespace(), -1};
+    return liveness_of_entry(segment, 1, &onlooker);
 }
 
 static void drop(struct segment *segment)
@@ -91,9 +106,9 @@ static void service_of_the_dead_starts_afresh(void **state)
     live_in(segment);
     atomic_store(&segment->process[1].identity, process_identity(0, PROCESS_LIVE, (uint32_t)child));
     assert_int_equal(waitid(P_PID, (id_t)child, NULL, WEXITED | WNOWAIT), 0);
-    assert_false(process_running((uint32_t)child)); /* a zombie holds nothing */
+    assert_int_equal(liveness(segment), LIVENESS_GONE); /* a zombie holds nothing */
     waitpid(child, NULL, 0);
-    assert_false(process_running((uint32_t)child));
+    assert_int_equal(liveness(segment), LIVENESS_GONE);
     drop(segment);
     assert_int_equal(join("dead", &segment, &created), SEGMENT_OK);
     assert_true(created);
