@@ -8,7 +8,7 @@
 #   make deps       installs what a bare Debian 12 lacks (as root)
 #   make bench      what ceilings cost and save, and what overload does with and without them
 #   make fuzz       hostile input for FUZZ_SECONDS each (3600)
-#   make lint       clang-format, cppcheck
+#   make lint       clang-format, cppcheck, and what the library asks of libc
 VERSION := 0.1.0
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
@@ -192,6 +192,8 @@ $(BUILD)/tests/faults.so: tests/servers/faults.c $(MADE_WITH)/compiler | looked-
 .PHONY: tests
 tests: all $(TEST_PROGRAMS)
 
+-include tests/musl/tests.mk
+
 .PHONY: test
 test:
 	@tests/needs.sh test
@@ -260,11 +262,12 @@ format:
 	clang-format -i $(SOURCES)
 
 .PHONY: lint
-lint:
+lint: $(BUILD)/libbackpressure.so
 	clang-format --dry-run --Werror $(SOURCES)
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
 		--suppress=missingIncludeSystem --error-exitcode=1 -j2 -D_GNU_SOURCE -D__x86_64__ \
 		shim tools tests
+	BUILD=$(BUILD) tests/unit/test_symbols.sh
 
 # --- installing ---
 

@@ -593,8 +593,11 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
 
     if (!admission_active() || in_vfork_child)
         return REAL(accept4)(fd, address, length, flags);
-    /* What the kernel would refuse at once, it refuses: bad flags, a bad length. */
-    if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK) || (address && (!length || (int)*length < 0)))
+    /* What the kernel would refuse at once, it refuses: bad flags, a bad length. (musl 1.2.3 calls
+     * accept when it hears of bad flags, and lets somebody in whom nobody counted.) */
+    if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK))
+        return (int)kernel_call(SYS_accept4, fd, address, length, flags);
+    if (address && (!length || (int)*length < 0))
         return REAL(accept4)(fd, address, length, flags);
     struct listener *listener = listeners_at(fd);
     if (!listener)

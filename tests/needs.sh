@@ -21,7 +21,7 @@ redis-tools nginx-light memcached postgresql vsftpd openssh-server haproxy light
 mariadb-server mariadb-client postgresql-client nghttp2-client \
 libmemcached-tools openssl curl gnuplot-nox nftables util-linux procps binutils libpython3.11-testsuite \
 libclang-rt-14-dev libjemalloc2 libfaketime \
-libsocket-wrapper trickle spin strace gdb valgrind prometheus lintian tmux zsh man-db mandoc systemd"
+musl-tools libsocket-wrapper trickle spin strace gdb valgrind prometheus lintian tmux zsh man-db mandoc systemd"
 
 say_missing() {
     echo "missing: $* (run \`make deps\` as root, or: apt-get install $*)" >&2

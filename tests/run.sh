@@ -52,13 +52,18 @@ collect_skipped() {
     done < <(sed -n -e '/test(s), listed below:$/d' -e 's/^\[  SKIPPED \] //p' -e 's/^ *skipped  *\(.*\)$/\1/p' "$output" | sort -u)
 }
 
+# A function's redirections are this shell's own, so that it knows who copies the output: $!.
+directly() {
+    "$@"
+}
+
 # step NAME COMMAND...: runs it, and keeps count.
 step() {
     local name=$1 started=$SECONDS
     shift
     wanted "$name" || return 0
     echo "=== $name"
-    local run=()
+    local run=(directly)
     [ -x "$1" ] && run=(bounded)
     if "${run[@]}" "$@" > >(exec tee "$output") 2>&1; then
         wait_for_output $!
@@ -84,14 +89,14 @@ build_with() {
 }
 
 semantics() {
-    bounded "$BUILD"/tests/test_semantics && under_shim conns=1 "$BUILD"/tests/test_semantics
+    bounded "${TESTS:-$BUILD/tests}"/test_semantics && under_shim conns=1 "${TESTS:-$BUILD/tests}"/test_semantics
 }
 
 output() {
     local limits
-    bounded "$BUILD"/tests/test_output || return 1
+    bounded "${TESTS:-$BUILD/tests}"/test_output || return 1
     for limits in conn-buffer=4K buffer=64K "buffer=1G stall=60s" "send-rate=1G conn-send-rate=1G"; do
-        under_shim "$limits" "$BUILD"/tests/test_output || return 1
+        under_shim "$limits" "${TESTS:-$BUILD/tests}"/test_output || return 1
     done
 }
 
@@ -101,16 +106,25 @@ scale() {
 }
 
 stress() {
-    bounded "$BUILD"/tests/test_stress && under_shim "total-conns=1000 buffer=1G queue-delay=1s" "$BUILD"/tests/test_stress &&
-        under_shim "conns=1000 when-full=reset" "$BUILD"/tests/test_stress
+    bounded "${TESTS:-$BUILD/tests}"/test_stress && under_shim "total-conns=1000 buffer=1G queue-delay=1s" "${TESTS:-$BUILD/tests}"/test_stress &&
+        under_shim "conns=1000 when-full=reset" "${TESTS:-$BUILD/tests}"/test_stress
 }
 
 units() {
     local failed=0
     for test in limits limit_rows segment busy policies; do
-        bounded "$BUILD"/tests/test_$test || failed=1
+        bounded "${TESTS:-$BUILD/tests}"/test_$test || failed=1
     done
     return $failed
+}
+
+# The same programs, built for musl, around the same library.
+in_musl() {
+    TESTS=$BUILD/musl/tests "$@"
+}
+
+styles_in_musl() {
+    bounded env ACCEPTOR="$BUILD"/musl/tests/acceptor "$BUILD"/tests/test_styles
 }
 
 hostile() {
@@ -127,6 +141,12 @@ step "semantics of accept and of waiting" semantics
 step "semantics of reading and writing" output
 step "ways to accept and to close" build/tests/test_styles
 step "every limit, by every way in and out" /usr/bin/python3 tests/servers/test_limits.py
+step "build with musl" make --no-print-directory -s -j"$(nproc)" BUILD="$BUILD" musl-tests
+step "units, in musl" in_musl units
+step "semantics of accept and of waiting, in musl" in_musl semantics
+step "semantics of reading and writing, in musl" in_musl output
+step "signal handlers, forks, cancellation, small stacks, in musl" in_musl stress
+step "ways to accept and to close, in musl" styles_in_musl
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "limits and changes, live" build/tests/test_live

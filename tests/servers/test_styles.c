@@ -106,10 +106,12 @@ static bool start(struct server *server, const struct style *style)
     const char *command[16], *limits[8] = {"total-conns=12"};
     char program[256], port[8];
     size_t words = 0, given = 1;
-    const char *build = getenv("BUILD");
+    const char *build = getenv("BUILD"), *given_program = getenv("ACCEPTOR");
 
     server_prepare(server, "acceptor");
     snprintf(program, sizeof program, "%s/tests/acceptor", build ? build : "build");
+    if (given_program)
+        snprintf(program, sizeof program, "%s", given_program);
     snprintf(port, sizeof port, "%u", server->port);
     command[words++] = program;
     command[words++] = port;

@@ -303,7 +303,9 @@ static void errors_are_the_kernels(void **state)
     assert_int_equal(accept(plain, NULL, NULL), -1);
     assert_int_equal(errno, EINVAL);
     assert_int_equal(accept4(listener, NULL, NULL, 1 << 30), -1);
+#ifdef __GLIBC__ /* musl 1.2.3's own tries accept then, and finds nobody */
     assert_int_equal(errno, EINVAL);
+#endif
     close(pipes[0]);
     close(pipes[1]);
     close(plain);
@@ -523,7 +525,11 @@ static void select_waits_and_tells_what_is_left(void **state)
     assert_true(now() - started >= 0.059);
     assert_false(FD_ISSET(listener, &set));
     assert_int_equal(timeout.tv_sec, 0);
+#ifdef __GLIBC__
     assert_int_equal(timeout.tv_usec, 0);
+#else
+    assert_int_equal(timeout.tv_usec, 60000); /* musl gives the kernel a copy */
+#endif
     int client = make_room();
     timeout.tv_sec = 5;
     FD_SET(listener, &set);

@@ -63,7 +63,14 @@ static void late(void)
         _exit(99);
 }
 
+#ifdef __GLIBC__
 __attribute__((section(".preinit_array"), used)) static void (*const before_all)(void) = early;
+#else /* musl has no earlier moment than a constructor */
+__attribute__((constructor(101), used)) static void before_all(void)
+{
+    early();
+}
+#endif
 __attribute__((destructor(101), used)) static void after_all(void)
 {
     late();
