@@ -78,7 +78,7 @@ static void bring_in_line(int fd, struct flow *flow, void *context)
         flows_reread(fd);
     credit_adjust(fd, flow);
     pacing_adjust(fd, flow);
-    stalls_adjust(fd, flow);
+    stalls_adjust(flow);
     flow_reconsider(flow);
     if (!(*mode & FLOWS_PAUSE))
         pausing_resume(flow);
@@ -214,8 +214,6 @@ static void look_at(int fd, struct flow *flow, void *context)
         signs = flow_signs(flow);
     look->queued +=
         look->reclaim && !(signs & FLOW_STARVED) ? credit_shrink(fd, flow) : flow_queued(fd);
-    if (signs & FLOW_STANDING)
-        stalls_check(fd, flow);
 }
 
 static void raise_to(_Atomic uint64_t *peak, uint64_t value)
@@ -282,7 +280,7 @@ static bool holds_surplus(void)
 
 int64_t flows_slice(void)
 {
-    /* Credit may come from another process, a new limit from bpctl, and a stall by itself. */
+    /* Credit may come from another process, a new limit from bpctl. */
     if (atomic_load_explicit(&standing, memory_order_relaxed) ||
         atomic_load_explicit(&starved, memory_order_relaxed))
         return STANDING_SLICE_NS;
@@ -291,12 +289,11 @@ int64_t flows_slice(void)
 
 void flows_attend(void)
 {
-    uint32_t mode = flows_mode();
     if (credit_wanted_elsewhere())
         look_over(true);
-    else if (atomic_load_explicit(&starved, memory_order_relaxed) ||
-             (mode & FLOWS_STALL && atomic_load_explicit(&standing, memory_order_relaxed)))
+    else if (atomic_load_explicit(&starved, memory_order_relaxed))
         look_over(false);
+    stalls_attend();
 }
 
 void flows_tell(int fd, enum event_kind kind, uint64_t amount)
@@ -327,4 +324,5 @@ void flows_after_fork_in_child(void)
     /* The epoll sets are the parent's, too: what they report is not the child's to change. */
     flows_each(forget_watch, NULL);
     pausing_after_fork_in_child();
+    stalls_after_fork_in_child();
 }

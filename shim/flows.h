@@ -58,7 +58,7 @@ struct flow {
     /* sojourn.h: since when a request waits for its answer, or 0 */
     _Atomic uint64_t asked_ns;
     /* stalls.h */
-    _Atomic uint64_t stood_since_ns, acknowledged;
+    _Atomic uint64_t stood_since_ns, stood_taken, stood_offered;
     /* pacing.h */
     _Atomic uint64_t pace, paced_produced;
     _Atomic uint32_t period;

@@ -11,6 +11,7 @@
 #include "real.h"
 #include "service.h"
 #include "slices.h"
+#include "stalls.h"
 #include "waiting_room.h"
 
 #include <errno.h>
@@ -56,6 +57,8 @@ static int64_t next_slice(struct slices *slices, bool left_out, bool somebody_pe
         signals_hold(&slices->held);
         left = slice;
     }
+    slice = stalls_slice();
+    left = slice >= 0 && (left < 0 || slice < left) ? slice : left;
     return watch ? slices_next(slices, left) : left;
 }
 
@@ -73,7 +76,7 @@ static bool flows_concerned(void)
         return false;
     metering_new_turn();
     flows_attend();
-    return flows_slice() >= 0;
+    return flows_slice() >= 0 || stalls_slice() >= 0;
 }
 
 static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *out)
@@ -97,6 +100,7 @@ bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
 {
     if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
         return false;
+    stalls_stir();
     bool pause = flows_mode() & FLOWS_PAUSE;
     for (nfds_t i = 0; i < count; i++)
         if (concerns(fds[i].fd) || (pause && fds[i].events & WRITABLE && fds[i].events & READABLE &&
@@ -289,6 +293,7 @@ bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *writ
 {
     if (end <= 0 || !admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
         return false;
+    stalls_stir();
     int tracked = descriptors_end();
     end = end < tracked ? end : tracked;
     return any_withheld((const void *)read_fds, end) ||

@@ -6,6 +6,7 @@
 #include "real.h"
 #include "slices.h"
 #include "spinlock.h"
+#include "stalls.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -450,6 +451,7 @@ int pausing_wait(const struct epoll_call *call, int64_t timeout_ns)
     if (told_count)
         doubt_signs();
     metering_new_turn();
+    stalls_stir();
     struct slices slices = slices_start(timeout_ns);
     int ready;
     for (;;) {
@@ -457,6 +459,7 @@ int pausing_wait(const struct epoll_call *call, int64_t timeout_ns)
         int64_t left = slices_left(&slices), slice = shorter(left, flows_slice());
         if (slice != left)
             signals_hold(&slices.held);
+        slice = shorter(slice, stalls_slice());
         struct epoll_call opened = *call;
         opened.signals = signals_opened(&slices.held, call->signals);
         struct epoll_wait wait = {&opened, slice};

@@ -1,23 +1,49 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * `stall`: a connection whose output has stood still at its ceiling for so long is reset.
+ * `stall`: a connection whose output has stood still for so long is reset.
  *
- * It stands from a write that found no room, as long as the peer acknowledges nothing (TCP_INFO's
- * tcpi_bytes_acked; for AF_UNIX, as long as the queue does not change).
+ * Output stands while some is queued and the peer takes none of it, by the kernel's own figures:
+ * SIOCOUTQ says what is queued, and TCP_INFO's tcpi_bytes_acked what the peer acknowledged
+ * (tcp(7), <linux/tcp.h>). Who wrote it, how, and whether a write ever came back short does not
+ * matter, nor what the program writes meanwhile; a peer that acknowledges with a closed window
+ * takes nothing. AF_UNIX acknowledges nothing: there output stands while the queue is as it was and
+ * the program wrote nothing more. Of one whose writes the shim does not see (stdio) that would say
+ * too much, so it is let be.
+ *
+ *     nothing queued --(a look finds output)--> queued since --(the peer takes some)--> queued since
+ *           ^                                        |                                   now
+ *           +--(a look finds none)-------------------+--(as old as `stall`)--> reset
+ *
+ * Time begins with the first look that finds the output, and looks are an eighth of `stall` apart
+ * (10 ms to 1 s): a reset is never early, and late by two looks at most while the program waits in
+ * poll, select, epoll, accept or a write.
  */
 #ifndef BACKPRESSURE_STALLS_H
 #define BACKPRESSURE_STALLS_H
 
 #include "flows.h"
 
-/* A write found no room; a write went through whole. */
-void stalls_stands(int fd, struct flow *flow);
-void stalls_moves(struct flow *flow);
+/*
+ * The program begins a wait: it may have written since the last look, and another one is due.
+ * Async-signal-safe, as all here.
+ */
+void stalls_stir(void);
 
-/* Resets the connection if it has stood for too long; true when it did. */
+/* Looks at every connection of this process, if that is due. Keeps errno. */
+void stalls_attend(void);
+
+/*
+ * The longest that a wait may last, in nanoseconds, so that the next look comes when it is due; -1
+ * for as long as it likes, as no output is outstanding.
+ */
+int64_t stalls_slice(void);
+
+/* Looks at one connection. True while output is outstanding on it; false too when it was reset. */
 bool stalls_check(int fd, struct flow *flow);
 
 /* After limits changed: time counts from now. */
-void stalls_adjust(int fd, struct flow *flow);
+void stalls_adjust(struct flow *flow);
+
+void stalls_after_fork_in_child(void);
 
 #endif

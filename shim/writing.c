@@ -50,7 +50,8 @@ static void went_whole(struct flow *flow)
     if (flow_untroubled(flow))
         return;
     pausing_wrote_all(flow);
-    stalls_moves(flow);
+    if (flow_signs(flow) & (FLOW_STANDING | FLOW_STARVED))
+        flow_sign(flow, 0, FLOW_STANDING | FLOW_STARVED);
 }
 
 /* The kernel left `rest` bytes. True when there is more room now. */
@@ -61,7 +62,7 @@ static bool fell_short(int fd, struct flow *flow, size_t rest)
     pacing_fell_short(flow);
     bool more = credit_grow(fd, flow);
     if (!more && writing_carefully(flow))
-        stalls_stands(fd, flow);
+        flow_sign(flow, FLOW_STANDING, 0);
     flows_measure();
     errno = saved;
     return more;
@@ -158,6 +159,7 @@ static bool wait_for_room(int fd, struct flow *flow, struct patience *patience, 
     if (result == WAIT_INTERRUPTED || result == WAIT_FAILED)
         return false;
     stalls_check(fd, flow);
+    stalls_attend(); /* the other connections' output may stand, too */
     return true;
 }
 
