@@ -399,9 +399,11 @@ bool connections_adopt(int fd, uint64_t inode)
         atomic_fetch_add(&local_references[slot], 1);
         change_ends();
         descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, state >> 2));
-        if (first)
+        if (first) {
             flows_begin(fd, slot, state >> 2,
                         atomic_load(&conn->flags) & CONN_UNIX ? AF_UNIX : AF_INET);
+            flows_inherited(fd);
+        }
         return true;
     }
     return false;

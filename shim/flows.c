@@ -2,6 +2,7 @@
 #include "flows.h"
 
 #include "address.h"
+#include "backstop.h"
 #include "concurrency.h"
 #include "connections.h"
 #include "credit.h"
@@ -79,6 +80,10 @@ static void bring_in_line(int fd, struct flow *flow, void *context)
     credit_adjust(fd, flow);
     pacing_adjust(fd, flow);
     stalls_adjust(flow);
+    if (*mode & FLOWS_STALL)
+        backstop_set(fd, flow);
+    else
+        backstop_take_back(fd, flow);
     flow_reconsider(flow);
     if (!(*mode & FLOWS_PAUSE))
         pausing_resume(flow);
@@ -171,6 +176,13 @@ void flows_begin(int fd, uint32_t slot, uint32_t generation, int family)
     errno = saved;
 }
 
+void flows_inherited(int fd)
+{
+    struct flow *flow = flow_of(fd);
+    if (flow)
+        backstop_set(fd, flow);
+}
+
 void flows_end(uint32_t slot, uint32_t generation)
 {
     if (atomic_load(&flows[slot].generation) != generation + 1)
@@ -188,6 +200,8 @@ void flows_reread(int fd)
     if (status >= 0)
         flow_sign(flow, status & O_NONBLOCK && !(status & O_ASYNC) ? FLOW_NONBLOCKING : 0,
                   status & O_NONBLOCK && !(status & O_ASYNC) ? 0 : FLOW_NONBLOCKING);
+    if (flow)
+        backstop_doubt(fd, flow);
     errno = saved;
 }
 

@@ -39,6 +39,7 @@ enum {
     FLOW_REARMED = 4096,       /* with EPOLLONESHOT: we armed it once ourselves; from then on */
     FLOW_HANDED_OUT = 8192,    /* the program was told and has not armed it again */
     FLOW_HUNGRY = 2048,        /* wants more than its share of send-rate */
+    FLOW_UNGUARDED = 16384,    /* blocks under `stall`, and nothing was done for it: backstop.h */
 };
 
 struct flow {
@@ -131,6 +132,14 @@ static inline uint32_t flows_mode_here(void)
     return service_active() && !in_vfork_child ? flows_mode() : 0;
 }
 
+/* Whether `stall` was in force when the mode was worked out. One load: for calls that look at the
+ * mode anyhow. */
+static inline bool flows_may_stall(void)
+{
+    return __builtin_expect(
+        atomic_load_explicit(&flows_mode_now, memory_order_relaxed) & FLOWS_STALL, 0);
+}
+
 /* The flow of a tracked connection's slot; what an earlier connection left in it is gone. */
 static inline struct flow *flow_at(descriptor what)
 {
@@ -181,6 +190,10 @@ void flow_reconsider(struct flow *flow);
 
 /* A connection came: accepted, inherited or received. */
 void flows_begin(int fd, uint32_t slot, uint32_t generation, int family);
+
+/* After flows_begin, when it was inherited or received: its program may write where nobody looks.
+ */
+void flows_inherited(int fd);
 
 /* This process has no descriptor for it any more. */
 void flows_end(uint32_t slot, uint32_t generation);

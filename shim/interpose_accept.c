@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "admission.h"
+#include "backstop.h"
 #include "credit.h"
 #include "descriptors.h"
 #include "interpose.h"
@@ -27,6 +28,8 @@ static __attribute__((noinline)) int setsockopt_tracked(int fd, int level, int n
                                                         const void *value, socklen_t length)
 {
     int result;
+    if (flows_may_stall())
+        backstop_option_set(fd, level, name);
     if (credit_option_set(fd, level, name, value, length, &result))
         return result;
     result = REAL(setsockopt)(fd, level, name, value, length);
@@ -46,7 +49,8 @@ static __attribute__((noinline)) int
 getsockopt_tracked(int fd, int level, int name, void *restrict value, socklen_t *restrict length)
 {
     int result;
-    if (credit_option_get(fd, level, name, value, length, &result))
+    if (credit_option_get(fd, level, name, value, length, &result) ||
+        (flows_may_stall() && backstop_option_get(fd, level, name, value, length, &result)))
         return result;
     result = REAL(getsockopt)(fd, level, name, value, length);
     if (result == 0 && level == SOL_SOCKET && name == SO_ERROR && value && length &&

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "reading.h"
 
+#include "backstop.h"
 #include "metering.h"
 #include "outbound.h"
 #include "pausing.h"
@@ -28,6 +29,8 @@ struct reading reading_begin(int fd, size_t count, int flags)
     if (!flow || count == 0 || flags & LEFT_ALONE)
         return reading;
     reading.flow = flow;
+    if (flow_signs(flow) & FLOW_UNGUARDED)
+        backstop_set(fd, flow);
     int late = writing_late_error(flow);
     if (late)
         return refuse(reading, late);
@@ -39,11 +42,20 @@ struct reading reading_begin(int fd, size_t count, int flags)
     return reading.allowed ? reading : refuse(reading, EAGAIN);
 }
 
+static ssize_t failed(const struct reading *reading)
+{
+    if (errno == ECONNRESET)
+        outbound_was_reset(reading->fd);
+    else if (errno == ETIMEDOUT && reading->flow)
+        backstop_ended(reading->fd, reading->flow);
+    return -1;
+}
+
 ssize_t reading_end(const struct reading *reading, ssize_t result)
 {
-    if (__builtin_expect(result < 0, 0) && errno == ECONNRESET)
-        outbound_was_reset(reading->fd);
-    if (!reading->flow || result <= 0)
+    if (__builtin_expect(result < 0, 0))
+        return failed(reading);
+    if (!reading->flow || result == 0)
         return result;
     if (flows_mode() & FLOWS_TIME)
         sojourn_read(reading->fd, reading->flow);

@@ -64,6 +64,7 @@ enum {
     CONN_OWN_SNDBUF = 8, /* the program set SO_SNDBUF itself: no grant above that */
     CONN_OWN_LOWAT = 16, /* and TCP_NOTSENT_LOWAT: hands off */
     CONN_PASSED = 32,    /* was sent in a message, where it may still be, in nobody's table */
+    CONN_BACKSTOP = 64,  /* TCP_USER_TIMEOUT is the shim's: backstop.h */
 };
 
 /* The upper half of the flags: index + 1 of the process that goes on watching a connection which it

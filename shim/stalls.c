@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "stalls.h"
 
+#include "backstop.h"
 #include "due.h"
 #include "real.h"
 
@@ -19,7 +20,7 @@
 #define LOOK_MOST_NS (1000 * DUE_MILLISECOND)
 #define LOOK_SHARE 50
 #define SLICE_LEAST_NS DUE_MILLISECOND
-#define TCP_STATE_CLOSED 7 /* TCP_CLOSE of <netinet/tcp.h>, which <linux/tcp.h> excludes */
+#define TCP_STATE_CLOSED 7   /* TCP_CLOSE of <netinet/tcp.h>, which <linux/tcp.h> excludes */
 #define WAS_RESET UINT64_MAX /* since when it stands, until the program closes it */
 
 static _Atomic uint64_t look_next_ns;
@@ -42,7 +43,7 @@ static uint64_t interval_ns(void)
 
 /* What changes when the peer takes something. */
 struct progress {
-    uint64_t taken;  /* bytes acknowledged; where nobody says, bytes queued */
+    uint64_t taken;   /* bytes acknowledged; where nobody says, bytes queued */
     uint64_t offered; /* bytes the program wrote, as far as they were seen; 0 where that is known */
 };
 
@@ -149,7 +150,7 @@ void stalls_adjust(struct flow *flow)
 
 /* --- all of them --- */
 
-void stalls_stir(void)
+void stalls_note_running(void)
 {
     if (!wanted() || atomic_load_explicit(&stirred, memory_order_relaxed))
         return;
@@ -163,11 +164,13 @@ void stalls_stir(void)
 static void look_at(int fd, struct flow *flow, void *context)
 {
     uint32_t *count = context;
+    if (flow_signs(flow) & FLOW_UNGUARDED)
+        backstop_set(fd, flow);
     bool is_outstanding = check(fd, flow);
     *count += is_outstanding || !(flow_signs(flow) & FLOW_NONBLOCKING);
 }
 
-void stalls_attend(void)
+void stalls_look(void)
 {
     static _Thread_local bool looking __attribute__((tls_model("initial-exec")));
     if (!wanted() || looking || !due_claim(&look_next_ns, monotonic_ns(), LOOK_MOST_NS))
@@ -184,7 +187,7 @@ void stalls_attend(void)
     errno = saved;
 }
 
-int64_t stalls_slice(void)
+int64_t stalls_until_look(void)
 {
     if (!wanted() || !(atomic_load(&stirred) || atomic_load(&outstanding)))
         return -1;

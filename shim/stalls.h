@@ -10,8 +10,8 @@
  * the program wrote nothing more. Of one whose writes the shim does not see (stdio) that would say
  * too much, so it is let be.
  *
- *     nothing queued --(a look finds output)--> queued since --(the peer takes some)--> queued since
- *           ^                                        |                                   now
+ *     nothing queued --(a look finds output)--> queued since --(the peer takes some)--> queued
+ * since ^                                        |                                   now
  *           +--(a look finds none)-------------------+--(as old as `stall`)--> reset
  *
  * Time begins with the first look that finds the output, and looks are an eighth of `stall` apart
@@ -23,20 +23,36 @@
 
 #include "flows.h"
 
+/* What the three functions below do under `stall`. */
+void stalls_note_running(void);
+void stalls_look(void);
+int64_t stalls_until_look(void);
+
 /*
  * The program begins a wait: it may have written since the last look, and another one is due.
- * Async-signal-safe, as all here.
+ * Async-signal-safe, as all here, and a load without `stall`.
  */
-void stalls_stir(void);
+static inline void stalls_stir(void)
+{
+    if (flows_may_stall())
+        stalls_note_running();
+}
 
 /* Looks at every connection of this process, if that is due. Keeps errno. */
-void stalls_attend(void);
+static inline void stalls_attend(void)
+{
+    if (flows_may_stall())
+        stalls_look();
+}
 
 /*
  * The longest that a wait may last, in nanoseconds, so that the next look comes when it is due; -1
  * for as long as it likes, as no output is outstanding.
  */
-int64_t stalls_slice(void);
+static inline int64_t stalls_slice(void)
+{
+    return flows_may_stall() ? stalls_until_look() : -1;
+}
 
 /* Looks at one connection. True while output is outstanding on it; false too when it was reset. */
 bool stalls_check(int fd, struct flow *flow);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "writing.h"
 
+#include "backstop.h"
 #include "credit.h"
 #include "libc.h"
 #include "metering.h"
@@ -70,8 +71,11 @@ static bool fell_short(int fd, struct flow *flow, size_t rest)
 
 void writing_passes(int fd, struct flow *flow)
 {
-    if (!flow_untroubled(flow))
+    if (!flow_untroubled(flow)) {
         pausing_writes(flow);
+        if (flow_signs(flow) & FLOW_UNGUARDED)
+            backstop_set(fd, flow);
+    }
     if (writing_carefully(flow) && flows_mode() & FLOWS_PACE)
         pacing_writes(fd, flow);
 }
@@ -91,8 +95,11 @@ void writing_passed(int fd, struct flow *flow, size_t wanted, ssize_t result, bo
         went_whole(flow);
         return;
     }
-    if (result < 0 && errno != EAGAIN)
+    if (result < 0 && errno != EAGAIN) {
+        if (errno == ETIMEDOUT)
+            backstop_ended(fd, flow);
         return;
+    }
     int saved = errno;
     if (result >= 0 && !certain && (!writing_carefully(flow) || has_room(fd))) {
         went_whole(flow);
@@ -226,6 +233,13 @@ static ssize_t end(struct flow *flow, size_t done, int error)
     return (ssize_t)done;
 }
 
+static ssize_t failed(int fd, struct flow *flow, size_t done)
+{
+    if (errno == ETIMEDOUT)
+        backstop_ended(fd, flow);
+    return end(flow, done, errno);
+}
+
 static ssize_t write_vector(int fd, struct flow *flow, const struct iovec *vector, int count,
                             int flags, struct patience *patience)
 {
@@ -251,7 +265,7 @@ static ssize_t write_vector(int fd, struct flow *flow, const struct iovec *vecto
             return (ssize_t)done;
         }
         if (result < 0 && errno != EAGAIN)
-            return end(flow, done, errno);
+            return failed(fd, flow, done);
         if (result == (ssize_t)offered || fell_short(fd, flow, total - done))
             continue;
         if (!asked && !is_blocking(fd, flags)) {
@@ -340,7 +354,7 @@ static ssize_t write_pieces(int fd, struct flow *flow, size_t count,
             done += (size_t)result;
         }
         if (result < 0)
-            return end(flow, done, errno);
+            return failed(fd, flow, done);
         if (result == 0)
             break; /* the file ended */
     }

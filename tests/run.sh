@@ -153,6 +153,7 @@ step "limits and changes, live" build/tests/test_live
 step "busy replies, by real clients" build/tests/test_dialects
 step "clients that back off" /usr/bin/python3 tests/servers/test_clients.py
 step "buffers of real servers" build/tests/test_buffers
+step "stalls of real servers" /usr/bin/python3 tests/servers/test_stalls.py
 step "full-duplex streams" build/tests/test_duplex
 step "queue depths, by the probe and without" build/tests/test_depth
 step "bad input and damage" build/tests/test_trust

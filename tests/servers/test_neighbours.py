@@ -183,12 +183,14 @@ def system_calls(limits, connections, requests):
 
 
 def test_no_request_costs_a_system_call_more():
-    """And a connection one: who it is; with queue-delay another: how long it waited. No ceiling is near."""
+    """And a connection one: who it is; with queue-delay another: how long it waited; with stall: whether it blocks.
+    No ceiling is near."""
     def each(limits):
         few, many, long = (system_calls(limits, *work) for work in ((20, 1), (60, 1), (20, 51)))
         return (long - few) / 20 / 50, (many - few) / 40
     request, connection = each(None)
-    for limits, more in (("total-conns=1000 conns=500", 1), ("total-conns=1000 conns=500 queue-delay=50ms", 2)):
+    for limits, more in (("total-conns=1000 conns=500", 1), ("total-conns=1000 conns=500 queue-delay=50ms", 2),
+                         ("stall=60s", 2)):
         shimmed = each(limits)
         assert shimmed[0] < request + 0.1, f"{limits}: {shimmed[0]} system calls a request, {request} bare"
         assert shimmed[1] < connection + more + 0.3, f"{limits}: {shimmed[1]} a connection, {connection} bare"
