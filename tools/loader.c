@@ -14,11 +14,15 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #define BPFFS "/sys/fs/bpf"
 #define BPFFS_MAGIC 0xcafe4a11 /* statfs(2): BPF_FS_MAGIC */
 #define RECORDS_AT_ONCE 256
+/* The oldest kernel on which it was seen to load and to agree with ss; 5.10 refuses it. */
+#define LEAST_MAJOR 5
+#define LEAST_MINOR 15
 
 static const char *const pins[] = {"depth", "accept_wait", "sockets"};
 
@@ -129,7 +133,9 @@ static bool loads(bool *wanted)
     for (size_t i = 0; loaded && i < LOADER_FIGURES; i++)
         bpf_program__set_autoload(program_of(trial, &optionals[i]), wanted[i]);
     loaded = loaded && probe__load(trial) == 0;
+    int error = errno;
     probe__destroy(trial);
+    errno = error;
     return loaded;
 }
 
@@ -197,6 +203,32 @@ static int pin(struct loader *loader, char *why, size_t size)
     return 0;
 }
 
+/* Distributions take parts of later kernels into theirs: it was tried before this is asked. */
+static bool too_old(const char *release)
+{
+    unsigned major = 0, minor = 0;
+    return sscanf(release, "%u.%u", &major, &minor) == 2 &&
+           (major < LEAST_MAJOR || (major == LEAST_MAJOR && minor < LEAST_MINOR));
+}
+
+/* The kernel took not even the least of the probe. */
+static int refused(int error, char *why, size_t size)
+{
+    struct utsname kernel = {.release = "?"};
+    uname(&kernel);
+    if (too_old(kernel.release))
+        return fail(why, size, "the probe needs Linux %d.%d or later, and this is Linux %s (%s)",
+                    LEAST_MAJOR, LEAST_MINOR, kernel.release, strerror(error));
+    if (error == EPERM || error == EACCES)
+        return fail(why, size,
+                    "this kernel refuses the probe: %s; CAP_BPF, CAP_PERFMON or CAP_NET_ADMIN is "
+                    "missing, or it is locked down (BPCTL_DEBUG=1 tells more)",
+                    strerror(error));
+    return fail(why, size,
+                "this kernel (Linux %s) refuses the probe: %s (BPCTL_DEBUG=1 tells more)",
+                kernel.release, strerror(error));
+}
+
 static int bring_up(struct loader *loader, char *why, size_t size)
 {
     bool wanted[LOADER_FIGURES];
@@ -206,18 +238,19 @@ static int bring_up(struct loader *loader, char *why, size_t size)
     if (access("/sys/kernel/btf/vmlinux", R_OK) != 0)
         return fail(
             why, size,
-            "this kernel has no BTF (/sys/kernel/btf/vmlinux), which the probe needs to load");
+            "this kernel has no BTF (/sys/kernel/btf/vmlinux); the probe needs Linux %d.%d or "
+            "later, built with CONFIG_DEBUG_INFO_BTF",
+            LEAST_MAJOR, LEAST_MINOR);
     if (prepare_bpffs(why, size) < 0)
         return -1;
     prepare_tracefs();
     if (!find_out_what_loads(wanted))
-        return fail(why, size, "this kernel refuses the probe: %s (BPCTL_DEBUG=1 tells more)",
-                    strerror(errno));
+        return refused(errno, why, size);
     loader->skeleton = probe__open();
     for (size_t i = 0; loader->skeleton && i < LOADER_FIGURES; i++)
         bpf_program__set_autoload(program_of(loader->skeleton, &optionals[i]), wanted[i]);
     if (!loader->skeleton || probe__load(loader->skeleton))
-        return fail(why, size, "this kernel refuses the probe: %s", strerror(errno));
+        return refused(errno, why, size);
     if (attach(loader, wanted, why, size) < 0)
         return -1;
     return pin(loader, why, size);

@@ -351,6 +351,25 @@ static void kernel_without_btf_is_told_in_a_line(void **state)
     assert_int_equal(run_bpctl(COMMAND("probe", "start")), 0);
 }
 
+/* Root without its capabilities stands for a kernel that refuses; setarch makes it an old one. */
+static void kernel_that_refuses_is_told_in_a_line(void **state)
+{
+    static const char without[] =
+        "setpriv --bounding-set=-bpf,-perfmon,-sys_admin $BPCTL probe start";
+    char command[256];
+    (void)state;
+    needs_the_probe();
+    assert_int_equal(run_bpctl(COMMAND("probe", "stop")), 0);
+    assert_int_equal(in_namespace(without), 1);
+    assert_non_null(strstr(output, "CAP_BPF"));
+    assert_ptr_equal(strchr(output, '\n'), output + strlen(output) - 1);
+    snprintf(command, sizeof command, "setarch --uname-2.6 %s", without);
+    assert_int_equal(in_namespace(command), 1);
+    assert_non_null(strstr(output, "needs Linux 5.15 or later, and this is Linux 2.6"));
+    assert_ptr_equal(strchr(output, '\n'), output + strlen(output) - 1);
+    assert_int_equal(run_bpctl(COMMAND("probe", "start")), 0);
+}
+
 static void bpffs_is_mounted_if_it_is_not(void **state)
 {
     (void)state;
@@ -505,6 +524,7 @@ int main(void)
         cmocka_unit_test(killed_feeder_leaves_nothing),
         cmocka_unit_test(stale_pin_is_replaced),
         cmocka_unit_test(kernel_without_btf_is_told_in_a_line),
+        cmocka_unit_test(kernel_that_refuses_is_told_in_a_line),
         cmocka_unit_test(bpffs_is_mounted_if_it_is_not),
         cmocka_unit_test(unloads_while_traffic_runs),
         cmocka_unit_test(without_root_there_is_a_line_and_sock_diag),
