@@ -34,24 +34,12 @@
 #define SEGMENT_PATH_MAX 256
 
 /* What is counted, in each process and in the service. */
+#define COUNTER(id, name) COUNTER_##id,
 enum counter {
-    COUNTER_CONNS_PEAK,
-    COUNTER_ACCEPTED,
-    COUNTER_HELD,
-    COUNTER_SHED_BUSY,
-    COUNTER_SHED_RESET,
-    COUNTER_SHED_LATE,
-    COUNTER_BUFFER,
-    COUNTER_BUFFER_PEAK,
-    COUNTER_READS_PAUSED,
-    COUNTER_STALLS_RESET,
-    COUNTER_CONNECTS,
-    COUNTER_CONNECT_RETRIES,
-    COUNTER_EXEMPTED,  /* admitted without being counted */
-    COUNTER_FOUND,     /* slots whose close the shim never saw, found again */
-    COUNTER_UNTRACKED, /* admitted although a table was full */
+#include "counters.def"
     COUNTERS
 };
+#undef COUNTER
 
 /* A connection slot's life: its state word is `generation << 2 | conn_phase`. */
 enum conn_phase { CONN_FREE, CONN_OPENING, CONN_OPEN, CONN_CLOSING };
@@ -127,6 +115,7 @@ enum concurrency_verdict {
     CONCURRENCY_LOWERED, /* answers wait for each other */
     CONCURRENCY_STEADY,
     CONCURRENCY_PROBING, /* lowered for a moment, to see how fast an answer can be */
+    CONCURRENCY_VERDICTS
 };
 
 struct segment_process {
@@ -182,28 +171,12 @@ struct segment_destination {
     _Atomic uint64_t address[SEGMENT_DESTINATION_TEXT / 8];
 };
 
+#define EVENT(id, name) EVENT_##id,
 enum event_kind {
-    EVENT_STARTED,
-    EVENT_SET,
-    EVENT_PAUSED,
-    EVENT_RESUMED,
-    EVENT_DRAINING,
-    EVENT_HELD,
-    EVENT_SHED_BUSY,
-    EVENT_SHED_RESET,
-    EVENT_FOUND,
-    EVENT_PROCESS_GONE,
-    EVENT_TABLE_FULL,
-    EVENT_GATED,
-    EVENT_UNGATED,
-    EVENT_READS_PAUSED,
-    EVENT_STALL_RESET,
-    EVENT_SHED_LATE,
-    EVENT_CEILING,
-    EVENT_BACKOFF,
-    EVENT_NAME_LOST,
+#include "events.def"
     EVENT_KINDS
 };
+#undef EVENT
 
 struct segment_event {
     _Atomic uint64_t ticket;  /* number of the event + 1, or 0 while it is written */
@@ -224,7 +197,7 @@ enum growing_table {
     GROWING_TABLES
 };
 
-enum admission_switch { ADMISSION_OPEN, ADMISSION_PAUSED, ADMISSION_DRAINING };
+enum admission_switch { ADMISSION_OPEN, ADMISSION_PAUSED, ADMISSION_DRAINING, ADMISSION_SWITCHES };
 
 /* How long the processes go on timing answers after bpctl looked. */
 #define SEGMENT_WATCH_NS (UINT64_C(300) * 1000000000)

@@ -119,6 +119,7 @@ enum exit_code change_admission(struct service_file *service, enum admission_swi
     static const enum event_kind events[] = {[ADMISSION_OPEN] = EVENT_RESUMED,
                                              [ADMISSION_PAUSED] = EVENT_PAUSED,
                                              [ADMISSION_DRAINING] = EVENT_DRAINING};
+    _Static_assert(sizeof events / sizeof *events == ADMISSION_SWITCHES, "an event each");
     if (service_processes(service) == 0)
         return refuse(why, EXIT_FAILED, "%s: none of its processes runs any more", service->name);
     atomic_store(&service->segment->admission, to);

@@ -11,27 +11,11 @@
 #define LOOK_AGAIN_NS 50000000
 #define PATIENCE_NS UINT64_C(500000000)
 
+#define EVENT(id, name) [EVENT_##id] = name,
 static const char *const kind_names[EVENT_KINDS] = {
-    [EVENT_STARTED] = "started",
-    [EVENT_SET] = "set",
-    [EVENT_PAUSED] = "paused",
-    [EVENT_RESUMED] = "resumed",
-    [EVENT_DRAINING] = "draining",
-    [EVENT_HELD] = "held",
-    [EVENT_SHED_BUSY] = "shed_busy",
-    [EVENT_SHED_RESET] = "shed_reset",
-    [EVENT_FOUND] = "found",
-    [EVENT_PROCESS_GONE] = "process_gone",
-    [EVENT_TABLE_FULL] = "table_full",
-    [EVENT_GATED] = "gated",
-    [EVENT_UNGATED] = "ungated",
-    [EVENT_READS_PAUSED] = "reads_paused",
-    [EVENT_STALL_RESET] = "stall_reset",
-    [EVENT_SHED_LATE] = "shed_late",
-    [EVENT_CEILING] = "ceiling",
-    [EVENT_BACKOFF] = "backoff",
-    [EVENT_NAME_LOST] = "name_lost",
+#include "../shim/events.def"
 };
+#undef EVENT
 
 struct event {
     uint64_t time_ns;

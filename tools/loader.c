@@ -48,12 +48,13 @@ struct optional {
         text, offsetof(struct probe, progs.member), offsetof(struct probe, links.member)           \
     }
 enum { ESTABLISHED, ACCEPT4, ACCEPT, DROPPED };
-static const struct optional optionals[LOADER_FIGURES] = {
+static const struct optional optionals[] = {
     OPTIONAL(connection_established, "accept wait, accept-queue peak between walks"),
     OPTIONAL(accept4_returned, "accept wait (accept4)"),
     OPTIONAL(accept_returned, "accept wait (accept)"),
     OPTIONAL(segment_dropped, "SYNs refused by the gate, apart from other drops"),
 };
+_Static_assert(sizeof optionals / sizeof *optionals == LOADER_FIGURES, "a program each");
 
 static struct bpf_program *program_of(struct probe *skeleton, const struct optional *optional)
 {

@@ -15,8 +15,6 @@ struct listing {
     int status;
 };
 
-static const char *const admission_text[] = {"open", "paused", "draining"};
-
 static void compare(uint64_t count, uint64_t ceiling, double *full)
 {
     if (ceiling != LIMIT_OFF && ceiling && (double)count / (double)ceiling > *full)
@@ -49,7 +47,7 @@ static void add_json(struct listing *listing, const struct service_file *service
     json_array_append_new(
         listing->services,
         json_pack("{s:s, s:s, s:s, s:I, s:s, s:I, s:o, s:o}", "name", service->name, "user", owner,
-                  "admission", admission_text[view->admission], "conns", (json_int_t)view->conns,
+                  "admission", admission_name(view->admission), "conns", (json_int_t)view->conns,
                   "total-conns", ceiling, "buffer", (json_int_t)view->totals[COUNTER_BUFFER],
                   "full_percent", full < 0 ? json_null() : json_integer(full), "processes", pids));
 }
@@ -89,7 +87,7 @@ static void list(struct service_file *service, enum segment_result result, void 
                "TOTAL-CONNS", "BUFFER", "FULL", "ADMISSION");
     printf("%-20s %-12s %9u %9" PRIu64 " %11s %11" PRIu64 " %5s  %s\n", service->name, owner,
            view->processes, view->conns, ceiling, view->totals[COUNTER_BUFFER], percent,
-           admission_text[view->admission]);
+           admission_name(view->admission));
 }
 
 int command_ls(int argc, char **argv)

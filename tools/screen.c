@@ -4,6 +4,7 @@
 
 #include "commands.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <locale.h>
 #include <ncurses.h>
@@ -153,8 +154,6 @@ static void put_bar(const struct fullness *full)
 
 /* --- the parts --- */
 
-static const char *const admission_text[] = {"open", "PAUSED", "DRAINING"};
-
 static void put_heading(const struct screen *screen)
 {
     char clock[32] = "";
@@ -171,10 +170,19 @@ static void put_heading(const struct screen *screen)
              "ADMIT/s", "HELD/s", "SHED/s", "PAUSED/s", "RETRY/s", "DOOR");
 }
 
+/* In capitals when it is not open: that is what people look for. */
+static const char *door(enum admission_switch admission, char *out, size_t size)
+{
+    snprintf(out, size, "%s", admission_name(admission));
+    for (char *c = out; *c && admission != ADMISSION_OPEN; c++)
+        *c = (char)toupper((unsigned char)*c);
+    return out;
+}
+
 static void put_service(const struct watched *service, bool selected)
 {
     const struct rates *rates = &service->rates;
-    char admitted[16], held[16], shed[16], paused[16], retries[16], conns[16];
+    char admitted[16], held[16], shed[16], paused[16], retries[16], conns[16], door_text[16];
     put_line(selected ? A_REVERSE : 0, "%-13.13s %5u %7s %8s %7s %7s %8s %7s  %s", service->name,
              service->view->processes,
              count_text((double)service->view->conns, conns, sizeof conns),
@@ -183,7 +191,7 @@ static void put_service(const struct watched *service, bool selected)
              short_figure(rates->shed, 1000, shed, sizeof shed),
              short_figure(rates->reads_paused, 1000, paused, sizeof paused),
              short_figure(rates->connect_retries, 1000, retries, sizeof retries),
-             admission_text[service->view->admission]);
+             door(service->view->admission, door_text, sizeof door_text));
 }
 
 static void put_times(const char *what, const struct histogram_reading *times, const char *none)

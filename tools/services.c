@@ -343,22 +343,21 @@ void owner_name(uid_t owner, char *out, size_t size)
 
 const char *counter_name(unsigned counter)
 {
+#define COUNTER(id, name) [COUNTER_##id] = name,
     static const char *const names[COUNTERS] = {
-        [COUNTER_CONNS_PEAK] = "conns_peak",
-        [COUNTER_ACCEPTED] = "accepted",
-        [COUNTER_HELD] = "held",
-        [COUNTER_SHED_BUSY] = "shed_busy",
-        [COUNTER_SHED_RESET] = "shed_reset",
-        [COUNTER_SHED_LATE] = "shed_late",
-        [COUNTER_BUFFER] = "buffer",
-        [COUNTER_BUFFER_PEAK] = "buffer_peak",
-        [COUNTER_READS_PAUSED] = "reads_paused",
-        [COUNTER_STALLS_RESET] = "stalls_reset",
-        [COUNTER_CONNECTS] = "connects",
-        [COUNTER_CONNECT_RETRIES] = "connect_retries",
-        [COUNTER_EXEMPTED] = "exempted",
-        [COUNTER_FOUND] = "found",
-        [COUNTER_UNTRACKED] = "untracked",
+#include "../shim/counters.def"
     };
+#undef COUNTER
     return counter < COUNTERS ? names[counter] : NULL;
+}
+
+const char *admission_name(enum admission_switch admission)
+{
+    static const char *const names[] = {
+        [ADMISSION_OPEN] = "open",
+        [ADMISSION_PAUSED] = "paused",
+        [ADMISSION_DRAINING] = "draining",
+    };
+    _Static_assert(sizeof names / sizeof *names == ADMISSION_SWITCHES, "a name each");
+    return admission < ADMISSION_SWITCHES ? names[admission] : "?";
 }

@@ -144,4 +144,7 @@ void owner_name(uid_t owner, char *out, size_t size);
 /* The name of a counter as the contract has it. */
 const char *counter_name(unsigned counter);
 
+/* The word for a door that is open, paused or draining; `?` for any other number. */
+const char *admission_name(enum admission_switch admission);
+
 #endif

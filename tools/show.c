@@ -10,8 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const admission_text[] = {"open", "paused", "draining"};
-
 static json_t *limits_json(const struct limits *limits)
 {
     json_t *object = json_object();
@@ -42,7 +40,8 @@ static const char *verdict_text(uint32_t verdict)
         [CONCURRENCY_STEADY] = "steady",
         [CONCURRENCY_PROBING] = "lowered for a moment, to see how fast an answer can be",
     };
-    return verdict < sizeof texts / sizeof *texts ? texts[verdict] : "?";
+    _Static_assert(sizeof texts / sizeof *texts == CONCURRENCY_VERDICTS, "a text each");
+    return verdict < CONCURRENCY_VERDICTS && texts[verdict] ? texts[verdict] : "?";
 }
 
 static json_t *found_json(const struct found_view *found)
@@ -137,7 +136,7 @@ static json_t *service_json(const struct service_file *service, const struct ser
     owner_name(service->owner, owner, sizeof owner);
     json_t *object = json_pack(
         "{s:s, s:s, s:s, s:o, s:o, s:o, s:o}", "name", service->name, "user", owner, "admission",
-        admission_text[view->admission], "limits", limits_json(&view->limits), "totals",
+        admission_name(view->admission), "limits", limits_json(&view->limits), "totals",
         counters_json(view->conns, view->totals), "processes", processes, "listeners", listeners);
     json_object_set_new(object, "destinations", destinations_json(view));
     if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
@@ -196,7 +195,7 @@ static void print_service(const struct service_file *service, const struct servi
     fputs(service->name, stdout);
     if (service->owner != geteuid())
         printf(" of user %s", owner);
-    printf(": admission %s, %u process%s\n", admission_text[view->admission], view->processes,
+    printf(": admission %s, %u process%s\n", admission_name(view->admission), view->processes,
            view->processes == 1 ? "" : "es");
     if (service->lost)
         printf("  its file %s was removed or replaced: it is found by its processes\n",

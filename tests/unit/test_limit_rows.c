@@ -173,7 +173,10 @@ static void words_are_taken(void **state)
     }
     is_refused(key, "nonsense");
     is_refused(key, "");
-    assert_true(row->kind != KIND_CHOICE || grammar_words(key).count > 1);
+    struct words choices = grammar_words(key);
+    assert_int_equal(choices.count > 1, row->kind == KIND_CHOICE || row->kind == KIND_REPLY);
+    for (size_t i = 0; i < choices.count && row->kind == KIND_CHOICE; i++)
+        assert_non_null(choices.word[i]);
 }
 
 static void auto_ranges_hold(void **state)

@@ -295,9 +295,33 @@ static void events_are_a_ring(void **state)
     drop(segment);
 }
 
+/* A number without its name would be a null pointer in everything that prints one. */
+static void every_number_has_a_name_of_its_own(void **state)
+{
+#define COUNTER(id, name) name,
+#define EVENT(id, name) name,
+    static const char *const counters[] = {
+#include "../../shim/counters.def"
+    };
+    static const char *const events[] = {
+#include "../../shim/events.def"
+    };
+    (void)state;
+    assert_int_equal(sizeof counters / sizeof *counters, COUNTERS);
+    assert_int_equal(sizeof events / sizeof *events, EVENT_KINDS);
+    for (size_t i = 0; i < COUNTERS; i++)
+        for (size_t j = 0; j <= i; j++)
+            assert_int_equal(strlen(counters[i]) > 0 && strcmp(counters[i], counters[j]) == 0,
+                             i == j);
+    for (size_t i = 0; i < EVENT_KINDS; i++)
+        for (size_t j = 0; j <= i; j++)
+            assert_int_equal(strlen(events[i]) > 0 && strcmp(events[i], events[j]) == 0, i == j);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_number_has_a_name_of_its_own),
         cmocka_unit_test(second_joins_what_the_first_created),
         cmocka_unit_test(service_of_the_dead_starts_afresh),
         cmocka_unit_test(what_is_no_segment_is_refused),
