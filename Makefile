@@ -8,6 +8,7 @@
 #   make deps       installs what a bare Debian 12 lacks (as root)
 #   make bench      what ceilings cost and save, and what overload does with and without them
 #   make fuzz       hostile input for FUZZ_SECONDS each (3600)
+#   make test-kernels   the probe, the units and real servers on Debian's kernels, under qemu
 #   make lint       clang-format, cppcheck, and what the library asks of libc
 VERSION := 0.1.0
 PREFIX ?= /usr/local
@@ -198,6 +199,13 @@ tests: all $(TEST_PROGRAMS)
 test:
 	@tests/needs.sh test
 	@tests/run.sh
+
+# By hand: with software emulation each kernel takes some ten minutes.
+.PHONY: test-kernels
+test-kernels:
+	@tests/needs.sh kernels
+	@$(MAKE) --no-print-directory -s tests
+	@BUILD=$(BUILD) tests/kernels/run.sh
 
 .PHONY: demo
 demo:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #
-#   needs.sh build|deb|test|demo   installs what is missing for it when run as root; otherwise says so in one line
+#   needs.sh build|deb|test|demo|kernels   installs what is missing for it when run as root; otherwise says so in one line
 #   needs.sh --install   installs everything
 #   needs.sh look [tests]   says in one line what the compiler $CC does not find for building, or for the tests, too
 #
@@ -22,6 +22,8 @@ mariadb-server mariadb-client postgresql-client nghttp2-client \
 libmemcached-tools openssl curl gnuplot-nox nftables util-linux procps binutils libpython3.11-testsuite \
 libclang-rt-14-dev libjemalloc2 libfaketime \
 musl-tools libsocket-wrapper trickle spin strace gdb valgrind prometheus lintian tmux zsh man-db mandoc systemd"
+
+kernels="$everything qemu-system-x86 busybox-static cpio kmod"
 
 say_missing() {
     echo "missing: $* (run \`make deps\` as root, or: apt-get install $*)" >&2
@@ -61,8 +63,9 @@ test | --install) wanted=$everything ;;
 build) wanted=$build ;;
 deb) wanted=$deb ;;
 demo) wanted=$demo ;;
+kernels) wanted=$kernels ;;
 *)
-    echo "usage: needs.sh build|deb|test|demo|--install|look" >&2
+    echo "usage: needs.sh build|deb|test|demo|kernels|--install|look" >&2
     exit 2
     ;;
 esac

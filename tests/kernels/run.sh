@@ -126,7 +126,7 @@ boot() {
     timeout "$LONGEST_S" qemu-system-x86_64 -nodefaults -no-reboot -display none -nic none -smp 2 -m "$MEMORY_MB" \
         -accel "$ACCELERATOR" -cpu "$PROCESSOR" -serial stdio -kernel "$1/boot/vmlinuz-$release" \
         -initrd "$WORK/root.cpio" -append "console=ttyS0 panic=-1 quiet BUILD=$BUILD" < /dev/null |
-        tr -d '\r' | tee "$log" | grep --line-buffered -a '^FEATURE ' | sed -u 's/^FEATURE /  /' || true
+        sed -u 's/\r//g' | tee "$log" | grep --line-buffered -a '^FEATURE ' | sed -u 's/^FEATURE /  /' || true
     grep -a -q '^FEATURES END$' "$log" || {
         echo "FEATURE comes to its end: FAILED" >> "$log"
         echo "  the guest did not come to its end: see $log"
