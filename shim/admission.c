@@ -10,7 +10,7 @@
 #include "flows.h"
 #include "lateness.h"
 #include "libc.h"
-#include "peers.h"
+#include "newcomers.h"
 #include "readiness.h"
 #include "real.h"
 #include "service.h"
@@ -18,8 +18,7 @@
 #include "waiting_room.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -35,46 +34,18 @@
 #define LOCK_NAP_LONGEST_NS 1000000
 /* Refusals that one thread makes before it lets another have the listener. */
 #define REFUSALS_PER_TURN 16
-/* Refusals in one call of a non-blocking accept, so that the program's own clients get their turn.
- */
+/* Refusals in one call of a non-blocking accept, or of a wait, so that the program's own clients
+ * get their turn. */
 #define REFUSALS_PER_CALL 64
-#define REFUSALS_PER_BILL 16
-#define WAIT_SAMPLE_EVERY_NS (10 * MILLISECOND) /* of accept waits, without queue-delay */
 /* So many EAGAINs without a wait in between are a loop that the shim cannot see into. */
 #define IDLE_ACCEPTS 16
 #define IDLE_NAP_NS (2 * MILLISECOND)
+/* Nobody accepts so many between two waits; but a thread that never waits. */
+#define ACCEPTS_PER_WAIT 1024
 
-struct admission {
-    struct accept_wait wait;
-    int flags;
-    struct sockaddr *address;
-    socklen_t *length;
-    bool blocking;
-    bool owes_wake; /* a slot was given back, and nobody was told */
-    unsigned refusals;
-    uint64_t billed_ns; /* processor time when refusals were billed last */
-};
-
-/* What one attempt came to, besides a descriptor. */
-enum { TRY_AGAIN = -2, MUST_WAIT = -3, NOBODY = -4 };
-
-_Thread_local unsigned admission_idle_accepts __attribute__((tls_model("initial-exec")));
-
-static enum when_full when_full(void)
-{
-    return (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);
-}
-
-/* How those are turned away that hold keeps waiting for too long. */
-static enum when_full refusal(void)
-{
-    return when_full() == WHEN_FULL_RESET ? WHEN_FULL_RESET : WHEN_FULL_BUSY;
-}
-
-static bool anybody_exempt(void)
-{
-    return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
-}
+_Thread_local uint64_t admission_since_wait __attribute__((tls_model("initial-exec"))) =
+    ADMISSION_NEVER_WAITED;
+_Atomic bool admission_waited_for;
 
 void admission_let_go(void)
 {
@@ -97,8 +68,9 @@ bool admission_shut(void)
     if (!service_active())
         return false;
     enum reservation room = connections_room();
-    return room == RESERVATION_PAUSED || (room != RESERVED && when_full() == WHEN_FULL_HOLD &&
-                                          !anybody_exempt() && lateness_target() == LIMIT_OFF);
+    return room == RESERVATION_PAUSED ||
+           (room != RESERVED && newcomers_when_full() == WHEN_FULL_HOLD &&
+            !newcomers_anybody_exempt() && lateness_target() == LIMIT_OFF);
 }
 
 /*
@@ -119,7 +91,7 @@ static bool wants_a_look(const struct listener *listener)
 static bool takes_to_look_at(const struct listener *listener)
 {
     return wants_a_look(listener) ||
-           (anybody_exempt() && waiting_room_has_space(listeners_index(listener)));
+           (newcomers_anybody_exempt() && waiting_room_has_space(listeners_index(listener)));
 }
 
 bool admission_lets_in(const struct listener *listener)
@@ -131,7 +103,7 @@ bool admission_lets_in(const struct listener *listener)
         return true;
     if (room == RESERVATION_PAUSED)
         return false;
-    if (when_full() != WHEN_FULL_HOLD)
+    if (newcomers_when_full() != WHEN_FULL_HOLD)
         return true; /* to be refused in accept */
     return takes_to_look_at(listener);
 }
@@ -140,45 +112,22 @@ bool admission_visible(struct listener *listener)
 {
     if (!admission_lets_in(listener))
         return false;
-    if (connections_room() == RESERVED || when_full() != WHEN_FULL_HOLD)
+    if (connections_room() == RESERVED || newcomers_when_full() != WHEN_FULL_HOLD)
         listeners_note_holding(listener, false);
     return true;
 }
 
 bool admission_all_visible(void)
 {
-    return !listeners_holding() && (!service_active() || connections_room() == RESERVED);
+    return listeners_welcome_all() && (!service_active() || connections_room() == RESERVED);
 }
 
 bool admission_pending(const struct listener *listener)
 {
-    return waiting_room_occupied() && (!service_active() || connections_room() == RESERVED) &&
-           waiting_room_ready(listeners_index(listener));
-}
-
-static void shed_parked_at(uint32_t index, struct listener *listener, uint64_t target)
-{
-    uint64_t since;
-    while ((since = waiting_room_since(index)) > 0 &&
-           lateness_sheds(-1, listener, (struct queue_client){monotonic_ns() - since, false},
-                          target)) {
-        int fd = waiting_room_take_first(index);
-        if (fd >= 0)
-            shedding_refuse(fd, refusal(), true);
-    }
-}
-
-/* Who waits for a slot in the waiting room may be late by now. */
-static void shed_parked(void)
-{
-    uint64_t target = waiting_room_occupied() ? lateness_target() : LIMIT_OFF;
-    if (target == LIMIT_OFF || connections_room() == RESERVED)
-        return;
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
-        struct listener *listener = waiting_room_count(i) ? listeners_number(i) : NULL;
-        if (listener)
-            shed_parked_at(i, listener, target);
-    }
+    uint32_t index = listeners_index(listener);
+    return waiting_room_occupied() &&
+           (waiting_room_exempt(index) ||
+            ((!service_active() || connections_room() == RESERVED) && waiting_room_ready(index)));
 }
 
 void admission_attend(void)
@@ -188,7 +137,7 @@ void admission_attend(void)
     listeners_refresh();
     flows_attend();
     shedding_attend();
-    shed_parked();
+    newcomers_attend();
     if (connections_room() == RESERVATION_FULL) {
         audit_run();
         if (!credit_room())
@@ -276,195 +225,6 @@ void admission_holds(struct listener *listener, int fd)
     service_event(EVENT_HELD, gauge_count(&service.segment->conns), address);
 }
 
-/* The kernel's accept, which must not be left half way: cancellation waits until it is accounted.
- */
-static int accept_real(int fd, struct sockaddr *address, socklen_t *length, int flags)
-{
-    return (int)kernel_call(SYS_accept4, fd, address, length, flags);
-}
-
-/* --- what becomes of an accepted connection --- */
-
-static bool is_exempt(const struct sockaddr_storage *from)
-{
-    uint8_t address[16] = {[10] = 0xff, [11] = 0xff};
-    if (!anybody_exempt())
-        return false;
-    if (from->ss_family == AF_INET)
-        memcpy(address + 12, &((const struct sockaddr_in *)from)->sin_addr, 4);
-    else if (from->ss_family == AF_INET6)
-        memcpy(address, &((const struct sockaddr_in6 *)from)->sin6_addr, 16);
-    else
-        return false;
-    struct limits limits;
-    segment_read_limits(service.segment, &limits);
-    return limits_exempt(&limits, address);
-}
-
-/* Hands the address out as accept(2) does: cut to the room there is, with its full length. */
-static void hand_out_address(const struct admission *admission, const struct sockaddr_storage *from,
-                             socklen_t from_length)
-{
-    if (!admission->address || !admission->length)
-        return;
-    socklen_t room = *admission->length;
-    memcpy(admission->address, from, room < from_length ? room : from_length);
-    *admission->length = from_length;
-}
-
-static void flags_for(int fd, int flags)
-{
-    if (!(flags & SOCK_CLOEXEC))
-        kernel_call(SYS_fcntl, fd, F_SETFD, 0);
-}
-
-/* Admits somebody from the waiting room, with the slot that is reserved; -1 when nobody can be. */
-static int admit_parked(const struct admission *admission)
-{
-    struct sockaddr_storage from = {0};
-    socklen_t length = sizeof from;
-    uint32_t peer;
-    uint64_t target = lateness_target();
-    if (target != LIMIT_OFF)
-        shed_parked_at(listeners_index(admission->wait.listener), admission->wait.listener, target);
-    int fd = waiting_room_next(listeners_index(admission->wait.listener), &peer);
-    if (fd < 0)
-        return -1;
-    flags_for(fd, admission->flags);
-    if (kernel_call(SYS_getpeername, fd, &from, &length) < 0)
-        length = 0; /* the client has gone; accept(2) hands such connections out, too */
-    hand_out_address(admission, &from, length);
-    listeners_ungate_accepted(admission->wait.listener, fd);
-    connections_commit(fd, admission->wait.listener->family, admission->wait.listener->auditable,
-                       peer);
-    return fd;
-}
-
-/* Charges what refusals cost since the last time: the clock is a system call, so not for each. */
-static void bill_refusals(struct admission *admission)
-{
-    uint64_t spent = spent_ns();
-    if (admission->billed_ns)
-        flood_refused(spent - admission->billed_ns);
-    admission->billed_ns = spent;
-}
-
-static int refuse(struct admission *admission, int fd, enum when_full how, bool late)
-{
-    if (admission->refusals++ % REFUSALS_PER_BILL == 0)
-        bill_refusals(admission);
-    shedding_refuse(fd, how, late);
-    return TRY_AGAIN;
-}
-
-static int park(struct admission *admission, int fd, struct peer_key key, uint64_t waited_ns)
-{
-    service_count(COUNTER_HELD, 1);
-    if (!waiting_room_park(listeners_index(admission->wait.listener), fd, key,
-                           monotonic_ns() - waited_ns))
-        return refuse(admission, fd, WHEN_FULL_RESET, false);
-    return TRY_AGAIN;
-}
-
-/* Gives the reserved slot back. While this thread has the listener for itself, whoever was woken
- * for the slot could but wait for the listener: with a refusal after the other, a process for each.
- */
-static void give_slot_back(struct admission *admission)
-{
-    if (!admission->blocking) {
-        connections_cancel();
-        return;
-    }
-    connections_cancel_quietly();
-    admission->owes_wake = true;
-}
-
-static void wake_if_owed(struct admission *admission)
-{
-    if (admission->owes_wake && service_active())
-        segment_wake(service.segment, false);
-    admission->owes_wake = false;
-}
-
-/* Over peer-conns: others must not wait behind it, so it cannot stay in the kernel's queue. */
-static int turn_away_peer(struct admission *admission, int fd, struct peer_key key,
-                          uint64_t waited_ns)
-{
-    give_slot_back(admission);
-    if (when_full() != WHEN_FULL_HOLD)
-        return refuse(admission, fd, when_full(), false);
-    return park(admission, fd, key, waited_ns);
-}
-
-/* How long the client of the accepted `fd` waited: with queue-delay the kernel is asked about each,
- * otherwise now and then, to tell operators. */
-static struct queue_client ask_about(const struct admission *admission, int fd)
-{
-    static _Atomic uint64_t next_look_ns;
-    struct queue_client client = {.waited_ns = 0};
-    if (admission->wait.listener->family == AF_UNIX ||
-        (lateness_target() == LIMIT_OFF &&
-         !due_claim(&next_look_ns, monotonic_ns(), WAIT_SAMPLE_EVERY_NS)))
-        return client;
-    client = lateness_ask(fd);
-    histogram_add(&service.segment->accept_wait, client.waited_ns);
-    return client;
-}
-
-static bool is_late(const struct admission *admission, struct queue_client client)
-{
-    uint64_t target = lateness_target();
-    return target != LIMIT_OFF &&
-           lateness_sheds(admission->wait.fd, admission->wait.listener, client, target);
-}
-
-/* Accepts one. `reserved` tells whether there is a slot for it, or it came to be refused. */
-static int accept_one(struct admission *admission, bool reserved)
-{
-    struct sockaddr_storage from = {0};
-    socklen_t length = sizeof from;
-    struct listener *listener = admission->wait.listener;
-    uint32_t peer;
-
-    int fd = accept_real(admission->wait.fd, (struct sockaddr *)&from, &length, admission->flags);
-    if (fd < 0) {
-        int saved = errno;
-        if (reserved)
-            give_slot_back(admission);
-        if (saved == EAGAIN && listener->shared)
-            atomic_store_explicit(&listener->shared->crowded, 0, memory_order_relaxed);
-        errno = saved;
-        return saved == EAGAIN ? NOBODY : -1;
-    }
-    if (is_exempt(&from)) {
-        if (reserved)
-            give_slot_back(admission);
-        listeners_ungate_accepted(listener, fd);
-        descriptor_put(fd, 0);
-        service_count(COUNTER_EXEMPTED, 1);
-        hand_out_address(admission, &from, length);
-        return fd;
-    }
-    struct peer_key key = peers_key(&from);
-    struct queue_client client = ask_about(admission, fd);
-    if (is_late(admission, client)) {
-        if (reserved)
-            give_slot_back(admission);
-        return refuse(admission, fd, refusal(), true);
-    }
-    if (!reserved) {
-        if (when_full() != WHEN_FULL_HOLD)
-            return refuse(admission, fd, when_full(), false);
-        return park(admission, fd, key, client.waited_ns);
-    }
-    if (!peers_reserve(key, true, &peer))
-        return turn_away_peer(admission, fd, key, client.waited_ns);
-    listeners_ungate_accepted(listener, fd);
-    connections_commit(fd, listener->family, listener->auditable, peer);
-    hand_out_address(admission, &from, length);
-    return fd;
-}
-
 /* No slot: holds, or accepts one that is to be refused, exempt or parked. */
 static int without_slot(struct admission *admission, enum reservation why)
 {
@@ -472,23 +232,29 @@ static int without_slot(struct admission *admission, enum reservation why)
         return MUST_WAIT;
     if (why == RESERVATION_FULL && !connections_full_for_certain())
         return connections_room() == RESERVED ? TRY_AGAIN : MUST_WAIT;
-    if (when_full() == WHEN_FULL_HOLD && !takes_to_look_at(admission->wait.listener))
+    if (newcomers_when_full() == WHEN_FULL_HOLD && !takes_to_look_at(admission->wait.listener))
         return MUST_WAIT;
-    return accept_one(admission, false);
+    if (!admission->attended && readiness_report_again(admission->wait.fd))
+        return LEFT_TO_WAITS;
+    return newcomers_take(admission, false);
 }
 
 /* With `client`, somebody waits in the kernel's queue: accept will not block. */
 static int attempt_with(struct admission *admission, bool client)
 {
+    bool parked = waiting_room_occupied() && !admission->screening;
+    int fd = parked ? newcomers_admit_exempt(admission) : -1;
+    if (fd >= 0)
+        return fd;
     enum reservation room = connections_reserve();
     if (room != RESERVED)
         return client ? without_slot(admission, room) : NOBODY;
-    int fd = waiting_room_occupied() ? admit_parked(admission) : -1;
+    fd = parked ? newcomers_admit_parked(admission) : -1;
     if (fd >= 0)
         return fd;
     if (client)
-        return accept_one(admission, true);
-    give_slot_back(admission);
+        return newcomers_take(admission, true);
+    newcomers_give_slot_back(admission);
     return NOBODY;
 }
 
@@ -515,12 +281,76 @@ static int attempt(struct admission *admission)
     }
     if (admission->blocking)
         unlock_listener(admission->wait.listener);
-    wake_if_owed(admission);
+    newcomers_wake_if_owed(admission);
     pthread_setcancelstate(cancel_state, NULL);
     return outcome;
 }
 
+/* --- before the program is told --- */
+
+/* Whether the next in the kernel's queue may be turned away though there is a slot. What peer-conns
+ * says is known only of who was accepted: a program whose accept blocks is told of nobody unseen,
+ * others while somebody was turned away lately. */
+static bool doubtful(const struct listener *listener)
+{
+    if (listeners_welcome_all())
+        return false;
+    if (lateness_target() != LIMIT_OFF && lateness_suspects(listener))
+        return true;
+    return segment_limit(service.segment, LIMIT_PEER_CONNS) != LIMIT_OFF &&
+           (!atomic_load(&listener->nonblocking) || listeners_refused_lately(listener));
+}
+
+/* A process that has accepted nobody may only watch: who is promised to it would wait for ever. */
+static bool may_promise(const struct listener *listener)
+{
+    return atomic_load_explicit(&listener->accepts, memory_order_relaxed);
+}
+
+static enum report turn_away_until_welcome(struct listener *listener, int fd)
+{
+    struct admission admission = {
+        .wait = {.fd = fd, .listener = listener, .deadline_ns = ACCEPT_WAIT_FOREVER},
+        .flags = SOCK_CLOEXEC,
+        .blocking = !atomic_load(&listener->nonblocking),
+        .screening = true,
+        .attended = true,
+    };
+    int outcome, saved = errno;
+    do {
+        outcome = attempt(&admission);
+    } while (outcome == TRY_AGAIN && admission.refusals < REFUSALS_PER_CALL);
+    if (admission.refusals)
+        newcomers_bill(&admission);
+    errno = saved;
+    if (outcome == NOBODY)
+        return REPORT_NOBODY;
+    return outcome == MUST_WAIT || outcome == TRY_AGAIN ? REPORT_LATER : REPORT_NOW;
+}
+
+enum report admission_screen(struct listener *listener, int fd)
+{
+    if (!service_active() || admission_pending(listener))
+        return REPORT_NOW;
+    if (!admission_visible(listener)) {
+        admission_holds(listener, fd);
+        return REPORT_LATER;
+    }
+    bool room = connections_room() == RESERVED;
+    bool promises = room || newcomers_anybody_exempt() || newcomers_when_full() == WHEN_FULL_HOLD;
+    if ((room && !doubtful(listener)) || (promises && !may_promise(listener)))
+        return REPORT_NOW;
+    return turn_away_until_welcome(listener, fd);
+}
+
 /* --- accepting --- */
+
+/* Whether this thread comes back to those it refuses: it waits for descriptors itself. One that is
+ * handed its work by others does not. */
+static bool thread_attends(void)
+{
+    return admission_since_wait >> ADMISSION_ACCEPTS_SHIFT < ACCEPTS_PER_WAIT;
+}
 
 static int fail(int error)
 {
@@ -528,16 +358,21 @@ static int fail(int error)
     return -1;
 }
 
+static int accept_broken(const struct admission *admission)
+{
+    return (int)kernel_call(SYS_accept4, admission->wait.fd, admission->address, admission->length,
+                            admission->flags);
+}
+
 static int nobody_now(struct admission *admission, int outcome)
 {
     if (outcome == MUST_WAIT && accept_wait_broken(admission->wait.fd))
-        return accept_real(admission->wait.fd, admission->address, admission->length,
-                           admission->flags);
+        return accept_broken(admission);
     if (outcome == MUST_WAIT) {
         admission_holds(admission->wait.listener, admission->wait.fd);
         admission_attend();
         readiness_hold(admission->wait.fd);
-        if (++admission_idle_accepts > IDLE_ACCEPTS) {
+        if ((uint32_t)++admission_since_wait > IDLE_ACCEPTS) {
             struct timespec nap = {.tv_sec = 0, .tv_nsec = IDLE_NAP_NS};
             audit_run();
             kernel_call(SYS_nanosleep, &nap, NULL);
@@ -551,26 +386,46 @@ static int accept_nonblocking(struct admission *admission)
     int outcome;
     while ((outcome = attempt(admission)) == TRY_AGAIN)
         ;
-    if (outcome == MUST_WAIT || outcome == NOBODY)
+    if (outcome < -1)
         return nobody_now(admission, outcome);
-    admission_idle_accepts = 0;
+    admission_since_wait &= ~(uint64_t)UINT32_MAX;
     return outcome;
+}
+
+/*
+ * The thread came to accept because a wait of its own reported somebody. When there is no slot for
+ * him any more, or he was turned away, it has other clients to go on with, and must not be left
+ * waiting where the kernel's accept would have found him. POSIX knows no EAGAIN from a listener
+ * that blocks. ECONNABORTED it knows, as the word for a client who is gone between the report and
+ * the accept: apache's prefork goes on after it, and ends the child after EAGAIN; libevent, libuv
+ * and sshd go on after either; vsftpd, xinetd and tcpserver after any error; EINTR would be tried
+ * again at once, by python itself, and wait.
+ */
+static bool found_by_waiting(void)
+{
+    return admission_since_wait >> ADMISSION_ACCEPTS_SHIFT == 0 &&
+           atomic_load_explicit(&admission_waited_for, memory_order_relaxed);
 }
 
 static int accept_until_served(struct admission *admission)
 {
+    bool found = found_by_waiting();
     for (;;) {
         libc_test_cancel();
         if (!admission_active())
             return REAL(accept4)(admission->wait.fd, admission->address, admission->length,
                                  admission->flags);
-        if (!admission_pending(admission->wait.listener) &&
-            !accept_wait_for_client(&admission->wait))
+        bool pending = admission_pending(admission->wait.listener);
+        if (!pending && found && listeners_refused_lately(admission->wait.listener) &&
+            !client_waits(admission->wait.fd))
+            return fail(ECONNABORTED);
+        if (!pending && !accept_wait_for_client(&admission->wait))
             return -1;
         int outcome = attempt(admission);
         if (outcome == MUST_WAIT && accept_wait_broken(admission->wait.fd))
-            return accept_real(admission->wait.fd, admission->address, admission->length,
-                               admission->flags);
+            return accept_broken(admission);
+        if (outcome == MUST_WAIT && found)
+            return fail(ECONNABORTED);
         if (outcome == MUST_WAIT && !accept_wait_for_slot(&admission->wait))
             return -1;
         if (outcome >= -1)
@@ -609,17 +464,20 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
         .length = length,
         .blocking = !atomic_load(&listener->nonblocking),
     };
+    admission.attended = admission.blocking || thread_attends();
+    atomic_store_explicit(&listener->accepts, 1, memory_order_relaxed);
     uint64_t timeout = atomic_load(&listener->receive_timeout_ns);
     if (timeout)
         admission.wait.deadline_ns = monotonic_ns() + timeout;
     admission_attend();
     int accepted = admission.blocking ? accept_blocking(&admission)
                                       : (libc_test_cancel(), accept_nonblocking(&admission));
+    admission_since_wait += UINT64_C(1) << ADMISSION_ACCEPTS_SHIFT;
     if (accepted >= 0)
         errno = saved;
     if (admission.refusals) {
         saved = errno;
-        bill_refusals(&admission);
+        newcomers_bill(&admission);
         errno = saved;
     }
     return accepted;

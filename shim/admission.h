@@ -26,8 +26,22 @@ bool admission_visible(struct listener *listener);
 /* The same, without a note that it is. */
 bool admission_lets_in(const struct listener *listener);
 
-/* Whether all are, by a look at the counts alone. */
+/* Whether all are, and no client is turned away before the program is told: a look at the counts.
+ */
 bool admission_all_visible(void);
+
+/*
+ * What a wait makes of a listener that the kernel reports readable. Clients that the program's
+ * accept would turn away are turned away here, so that it finds somebody when it was told that
+ * there is somebody. To see whether one is to be turned away it may have to be accepted: then it
+ * waits in the waiting room for the program's accept, which is reported all the same.
+ */
+enum report {
+    REPORT_NOW,
+    REPORT_LATER,  /* somebody waits, for a slot or because enough were turned away at a time */
+    REPORT_NOBODY, /* they are gone */
+};
+enum report admission_screen(struct listener *listener, int fd);
 
 /* Whether no listener whatever is visible now. */
 bool admission_shut(void);
@@ -70,12 +84,26 @@ bool admission_needs_attention(void);
 /* Of these, what no other process can see to: gates are everybody's. */
 bool admission_needs_attention_here(void);
 
-extern _Thread_local unsigned admission_idle_accepts __attribute__((tls_model("initial-exec")));
+/*
+ * What this thread did since it last waited for descriptors: how many accepts it has made, and in
+ * the low half how many of them in a row found no slot; one word, so that a wait clears it at once.
+ */
+#define ADMISSION_ACCEPTS_SHIFT 32
+#define ADMISSION_NEVER_WAITED (UINT64_C(1) << 63)
+extern _Thread_local uint64_t admission_since_wait __attribute__((tls_model("initial-exec")));
 
 /* The thread went to wait for descriptors, so its EAGAINs were no busy loop. */
 static inline void admission_thread_waits(void)
 {
-    admission_idle_accepts = 0;
+    admission_since_wait = 0;
+}
+
+/* Whether any wait of this process was for a listener, so that accept may come of a report. */
+extern INTERNAL _Atomic bool admission_waited_for;
+
+static inline void admission_waits_for_listener(void)
+{
+    atomic_store_explicit(&admission_waited_for, true, memory_order_relaxed);
 }
 
 #endif

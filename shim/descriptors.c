@@ -23,6 +23,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define HIGH_ENOUGH 16384 /* 128 KB of the kernel's memory */
 #define WITHOUT_PROC 1024 /* descriptors looked at when /proc cannot tell which are open */
 
 _Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
@@ -262,13 +263,14 @@ void descriptor_close_own(int fd)
     kernel_call(SYS_close, fd);
 }
 
-/* Where the highest quarter begins; 0 when nobody tells. */
+/* Where the highest quarter begins, but not so high that the kernel's table of this process would
+ * grow out of proportion, and every fork copy it; 0 when nobody tells. */
 static int high_numbers(void)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return 0;
-    int most = limit.rlim_cur < DESCRIPTORS_MAX ? (int)limit.rlim_cur : DESCRIPTORS_MAX;
+    int most = limit.rlim_cur < HIGH_ENOUGH ? (int)limit.rlim_cur : HIGH_ENOUGH;
     return most - most / 4;
 }
 

@@ -65,6 +65,13 @@ bool lateness_stands(const struct listener *listener)
     return false;
 }
 
+bool lateness_suspects(const struct listener *listener)
+{
+    const struct segment_listener *shared = listener->shared;
+    return shared && (atomic_load_explicit(&shared->late_from_ns, memory_order_relaxed) ||
+                      atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed));
+}
+
 bool lateness_overfills(int fd, const struct listener *listener)
 {
     if (!lateness_stands(listener))

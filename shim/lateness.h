@@ -27,6 +27,9 @@ struct queue_client lateness_ask(int fd);
 bool lateness_sheds(int fd, struct listener *listener, struct queue_client client,
                     uint64_t target_ns);
 
+/* Whether lateness_sheds may say so of the next: somebody was late, or a queue stands. */
+bool lateness_suspects(const struct listener *listener);
+
 /* Whether the listener's queue was found to stand, and is watched. Two loads and the time. */
 bool lateness_stands(const struct listener *listener);
 

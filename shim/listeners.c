@@ -27,10 +27,14 @@
 #include <unistd.h>
 
 #define TELL_EVERY_NS UINT64_C(1000000000)
+#define LATELY_NS UINT64_C(1000000000)
+/* Among the reasons not to welcome everybody: limits that concern single clients. */
+#define SINGLE_CLIENTS (1U << 16)
 
 static struct listener listeners[LISTENERS_MAX];
 static _Atomic uint32_t listeners_end;
 static _Atomic uint32_t holding_listeners;
+static _Atomic uint32_t reasons; /* the same, and SINGLE_CLIENTS */
 static _Atomic uint64_t seen_configuration = UINT64_MAX;
 
 static int option(int fd, int name)
@@ -86,12 +90,29 @@ bool listeners_note_holding(struct listener *listener, bool holding)
         return false;
     atomic_store(&listener->holding_since_ns, holding ? monotonic_ns() : 0);
     atomic_fetch_add(&holding_listeners, holding ? 1U : UINT32_MAX);
+    atomic_fetch_add(&reasons, holding ? 1U : UINT32_MAX);
     return true;
 }
 
 bool listeners_holding(void)
 {
     return atomic_load_explicit(&holding_listeners, memory_order_relaxed) != 0;
+}
+
+bool listeners_welcome_all(void)
+{
+    return atomic_load_explicit(&reasons, memory_order_relaxed) == 0;
+}
+
+void listeners_note_refusal(struct listener *listener)
+{
+    atomic_store_explicit(&listener->refused_ns, monotonic_ns(), memory_order_relaxed);
+}
+
+bool listeners_refused_lately(const struct listener *listener)
+{
+    uint64_t refused = atomic_load_explicit(&listener->refused_ns, memory_order_relaxed);
+    return refused && monotonic_ns() - refused < LATELY_NS;
 }
 
 int listeners_learn(int fd)
@@ -118,6 +139,8 @@ int listeners_learn(int fd)
             atomic_store(&listener->shared->keeper, processes_self());
         atomic_store(&listener->own_filter, gate_is_foreign(fd));
         atomic_store(&listener->seen_gated, 0);
+        atomic_store(&listener->refused_ns, 0);
+        atomic_store(&listener->accepts, 0);
         listeners_note_holding(listener, false);
         uint32_t end = atomic_load(&listeners_end);
         while (end <= i && !atomic_compare_exchange_weak(&listeners_end, &end, i + 1))
@@ -395,6 +418,17 @@ bool listeners_calm(void)
     return true;
 }
 
+static void note_single_clients(void)
+{
+    uint32_t bit = lateness_target() != LIMIT_OFF ||
+                           segment_limit(service.segment, LIMIT_PEER_CONNS) != LIMIT_OFF
+                       ? SINGLE_CLIENTS
+                       : 0;
+    uint32_t seen = atomic_load(&reasons);
+    while (!atomic_compare_exchange_weak(&reasons, &seen, (seen & ~SINGLE_CLIENTS) | bit))
+        ;
+}
+
 void listeners_refresh(void)
 {
     struct segment *segment = service.segment;
@@ -406,6 +440,7 @@ void listeners_refresh(void)
         return;
     int saved = errno;
     bool changed = before != UINT64_MAX;
+    note_single_clients();
     for (int fd = -1; changed && (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
         struct listener *listener = listeners_tracked(fd);
         if (!listener)

@@ -27,6 +27,8 @@ struct listener {
     int deals_out;          /* SO_REUSEPORT: others cannot take what waits here */
     _Atomic int holding;    /* clients wait at the ceiling, and it is recorded */
     _Atomic uint64_t holding_since_ns; /* 0 while none do */
+    _Atomic uint64_t refused_ns;       /* when this process last refused or parked a client of it */
+    _Atomic int accepts;               /* this process has called accept on it */
 };
 
 /* Calls the real listen with the backlog that `queue` allows, and learns the listener. */
@@ -53,6 +55,14 @@ bool listeners_note_holding(struct listener *listener, bool holding);
 
 /* Whether that is noted of any listener. */
 bool listeners_holding(void);
+
+/* Whether all that come are welcome as long as there are slots: nobody is held, and neither
+ * queue-delay nor peer-conns is in force. One load. */
+bool listeners_welcome_all(void);
+
+/* This process turned a client of the listener away; and whether it did within the last second. */
+void listeners_note_refusal(struct listener *listener);
+bool listeners_refused_lately(const struct listener *listener);
 
 /* Whether this process has any. */
 bool listeners_exist(void);

@@ -38,6 +38,13 @@ static bool masked(int fd)
     return true;
 }
 
+/* A listener that the kernel reports, and the program is not to see: see admission_screen. */
+static bool withheld(int fd)
+{
+    struct listener *listener = listeners_tracked(fd);
+    return listener && admission_screen(listener, fd) != REPORT_NOW;
+}
+
 static bool pending(int fd)
 {
     const struct listener *listener = listeners_tracked(fd);
@@ -103,9 +110,13 @@ bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
     stalls_stir();
     bool pause = flows_mode() & FLOWS_PAUSE;
     for (nfds_t i = 0; i < count; i++)
-        if (concerns(fds[i].fd) || (pause && fds[i].events & WRITABLE && fds[i].events & READABLE &&
-                                    descriptor_kind(descriptor_at(fds[i].fd)) == DESCRIPTOR_CONN))
+        if (concerns(fds[i].fd)) {
+            admission_waits_for_listener();
             return true;
+        } else if (pause && fds[i].events & WRITABLE && fds[i].events & READABLE &&
+                   descriptor_kind(descriptor_at(fds[i].fd)) == DESCRIPTOR_CONN) {
+            return true;
+        }
     return flows_concerned();
 }
 
@@ -121,11 +132,11 @@ static bool mask_poll(struct pollfd *to, const struct pollfd *fds, nfds_t count,
         if (fds[i].fd < 0 || !(fds[i].events & READABLE) ||
             descriptor_kind(descriptor_at(fds[i].fd)) != DESCRIPTOR_LISTENER)
             continue;
-        if (masked(fds[i].fd)) {
+        if (pending(fds[i].fd)) {
+            *somebody_pending = true;
+        } else if (masked(fds[i].fd)) {
             to[i].fd = -1;
             left_out = true;
-        } else if (pending(fds[i].fd)) {
-            *somebody_pending = true;
         }
     }
     return left_out;
@@ -138,7 +149,7 @@ static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t c
     int ready = 0;
     for (nfds_t i = 0; i < count; i++) {
         short events = result[i].fd < 0 ? 0 : result[i].revents;
-        if (events & READABLE && masked(fds[i].fd)) {
+        if (events & READABLE && withheld(fds[i].fd)) {
             events &= ~READABLE;
         } else if (waiting_room_occupied() && fds[i].events & READABLE && fds[i].fd >= 0 &&
                    pending(fds[i].fd)) {
@@ -296,8 +307,11 @@ bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *writ
     stalls_stir();
     int tracked = descriptors_end();
     end = end < tracked ? end : tracked;
-    return any_withheld((const void *)read_fds, end) ||
-           any_pausable((const void *)read_fds, (const void *)write_fds, end) || flows_concerned();
+    if (any_withheld((const void *)read_fds, end)) {
+        admission_waits_for_listener();
+        return true;
+    }
+    return any_pausable((const void *)read_fds, (const void *)write_fds, end) || flows_concerned();
 }
 
 /* What select was asked, and what the kernel made of it: read, write, except. */
@@ -327,11 +341,11 @@ static bool mask_select(const struct select_call *call, bool *somebody_pending)
             *word &= ~mask_of(fd);
         if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
-        if (masked(fd)) {
+        if (pending(fd)) {
+            *somebody_pending = true;
+        } else if (masked(fd)) {
             *word &= ~mask_of(fd);
             left_out = true;
-        } else if (pending(fd)) {
-            *somebody_pending = true;
         }
     }
     return left_out;
@@ -348,7 +362,7 @@ static int settle_select(const struct select_call *call, int ready)
             pausing_told(fd);
         if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
             continue;
-        if (*word & mask && masked(fd)) {
+        if (*word & mask && withheld(fd)) {
             *word &= ~mask;
             ready--;
         } else if (!(*word & mask) && pending(fd)) {

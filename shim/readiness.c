@@ -163,6 +163,7 @@ static void remember(struct watched_set *set, int fd, const struct epoll_event *
     }
     *interest = (struct interest){
         .fd = fd, .sight = IN_SIGHT, .events = event->events, .data = event->data};
+    admission_waits_for_listener();
 }
 
 static void forget(struct watched_set *set, struct interest *interest)
@@ -272,25 +273,61 @@ static struct interest *interest_of(struct watched_set *set, const struct epoll_
     return NULL;
 }
 
-/* Takes listeners at their ceiling out of what the kernel reported, and out of its sight. */
-static int without_hidden(struct watched_set *set, struct epoll_event *events, int ready)
+/* A listener among what the kernel reported. */
+struct reported {
+    int place, fd;
+};
+
+/* Finds them; how many there are. */
+static int listeners_among(struct watched_set *set, const struct epoll_event *events, int ready,
+                           struct reported *found)
 {
-    int kept = 0;
-    if (admission_all_visible())
-        return ready;
+    int count = 0;
     spinlock_take(&lock);
-    for (int i = 0; i < ready; i++) {
-        struct interest *interest =
+    for (int i = 0; i < ready && count < INTERESTS_MAX; i++) {
+        const struct interest *interest =
             events[i].events & (EPOLLERR | EPOLLHUP) ? NULL : interest_of(set, &events[i]);
-        if (interest && !visible(interest->fd)) {
-            admission_holds(listeners_tracked(interest->fd), interest->fd);
-            hide(set, interest);
-            continue;
-        }
-        events[kept++] = events[i];
+        if (interest)
+            found[count++] = (struct reported){i, interest->fd};
     }
     spinlock_give(&lock);
-    return kept;
+    return count;
+}
+
+/* The program is not told, but the kernel may think that it was. */
+static void withhold(struct watched_set *set, int fd, enum report report)
+{
+    spinlock_take(&lock);
+    struct interest *interest = find_interest(set, fd);
+    if (interest && report == REPORT_LATER)
+        hide(set, interest);
+    else if (interest && interest->sight == IN_SIGHT && interest->events & EPOLLONESHOT)
+        control(set_fd(set), EPOLL_CTL_MOD, fd, interest->events, interest->data);
+    spinlock_give(&lock);
+}
+
+/* Takes listeners at their ceiling, and those whose clients were all turned away, out of what the
+ * kernel reported, and the first out of its sight. */
+static int without_hidden(struct watched_set *set, struct epoll_event *events, int ready)
+{
+    struct reported found[INTERESTS_MAX];
+    int kept = 0, withheld = 0;
+    if (admission_all_visible())
+        return ready;
+    int count = listeners_among(set, events, ready, found);
+    for (int i = 0; i < count; i++) {
+        struct listener *listener = listeners_tracked(found[i].fd);
+        enum report report = listener ? admission_screen(listener, found[i].fd) : REPORT_NOW;
+        if (report == REPORT_NOW)
+            continue;
+        withhold(set, found[i].fd, report);
+        events[found[i].place].events = 0; /* as the kernel never reports */
+        withheld++;
+    }
+    for (int i = 0; withheld && i < ready; i++)
+        if (events[i].events)
+            events[kept++] = events[i];
+    return withheld ? kept : ready;
 }
 
 /* Adds listeners for which somebody waits in the waiting room. */
@@ -457,6 +494,34 @@ void readiness_hold(int fd)
             hide(&sets[i], interest);
     }
     spinlock_give(&lock);
+}
+
+bool readiness_report_again(int fd)
+{
+    bool watched = false;
+    uint32_t end = atomic_load(&sets_end);
+    if (end == 0)
+        return false;
+    int saved = errno;
+    spinlock_take(&lock);
+    for (uint32_t i = 0; i < end; i++) {
+        struct interest *interest = atomic_load(&sets[i].fd) ? find_interest(&sets[i], fd) : NULL;
+        if (!interest)
+            continue;
+        watched = true;
+        /* Others are reported all the time, or when the program has armed them again. */
+        if (interest->sight == OUT_OF_SIGHT || !(interest->events & EPOLLET) ||
+            interest->events & EPOLLONESHOT)
+            continue;
+        bool exclusive = interest->events & EPOLLEXCLUSIVE; /* cannot be modified: epoll_ctl(2) */
+        if (exclusive)
+            control(set_fd(&sets[i]), EPOLL_CTL_DEL, fd, 0, interest->data);
+        control(set_fd(&sets[i]), exclusive ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, interest->events,
+                interest->data);
+    }
+    spinlock_give(&lock);
+    errno = saved;
+    return watched;
 }
 
 static void forget_set(struct watched_set *set)

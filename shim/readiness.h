@@ -34,6 +34,10 @@ int readiness_wait(const struct epoll_call *call, int64_t timeout_ns);
 /* A non-blocking accept on `fd` was told EAGAIN: where edges count, the next one must come. */
 void readiness_hold(int fd);
 
+/* A thread that does not wait itself leaves a client of `fd` to those that wait for it: they are
+ * woken by an edge. False when no set watches it. */
+bool readiness_report_again(int fd);
+
 /* A slot may be free: puts back at once what this process has out of sight. */
 void readiness_room_made(void);
 

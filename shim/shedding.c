@@ -13,12 +13,15 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define MILLISECOND UINT64_C(1000000)
-#define LINGER_MAX 512 /* those above are closed as soon as they are answered */
+#define LINGER_MAX 512
+/* Of the descriptors that are left to the program: one in so many may be lent to a refusal. */
+#define DESCRIPTORS_A_REFUSAL 8
 #define LINGER_NS (2000 * MILLISECOND)
 /* How long a client may take to say which protocol it speaks; then it is closed unanswered. */
 #define REQUEST_NS (1000 * MILLISECOND)
@@ -189,24 +192,92 @@ static uint64_t patience(enum stage stage)
     return stage == STAGE_AWAIT_REQUEST ? REQUEST_NS : LINGER_NS;
 }
 
+/* Waits for nothing more: answers or resets who has not heard yet, and closes. With no input left
+ * unread an answer survives that. */
+static void finish(int fd, enum stage stage, bool late)
+{
+    while (stage != STAGE_NONE)
+        stage = advance(fd, stage, true, late);
+}
+
+/* --- those who linger; the lock is held --- */
+
+static void end_lingering(struct lingering *entry)
+{
+    finish(entry->fd, entry->stage, entry->late);
+    entry->stage = STAGE_NONE;
+    atomic_fetch_sub(&lingering_count, 1);
+}
+
+/* The first to be ended when there is no room for all: who is silent, for longest. */
+static struct lingering *least_hopeful(void)
+{
+    struct lingering *least = NULL;
+    for (unsigned i = 0; i < LINGER_MAX; i++) {
+        struct lingering *entry = &lingering[i];
+        if (entry->stage != STAGE_NONE &&
+            (!least || entry->stage < least->stage ||
+             (entry->stage == least->stage && entry->until_ns < least->until_ns)))
+            least = entry;
+    }
+    return least;
+}
+
+static struct lingering *free_entry(void)
+{
+    unsigned i = 0;
+    while (i < LINGER_MAX && lingering[i].stage != STAGE_NONE)
+        i++;
+    return i < LINGER_MAX ? &lingering[i] : NULL;
+}
+
+/* How many may linger. The kernel gave the lowest number that was free: all below are taken, and
+ * what is above, up to the limit as it is now, is left, but for what lingers there. */
+static uint32_t lingering_most(int lowest)
+{
+    struct rlimit limit = {.rlim_cur = 0};
+    kernel_call(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
+    rlim_t left = limit.rlim_cur > (rlim_t)lowest ? limit.rlim_cur - (rlim_t)lowest : 0;
+    rlim_t most = left / DESCRIPTORS_A_REFUSAL;
+    return most < LINGER_MAX ? (uint32_t)most : LINGER_MAX;
+}
+
+/* The descriptor is moved out of the program's way; false when no more may linger. */
 static bool make_linger(int fd, enum stage stage, bool late)
 {
-    bool done = false;
+    uint32_t most = lingering_most(fd);
+    if (most == 0)
+        return false;
     spinlock_take(&lock);
-    for (unsigned i = 0; i < LINGER_MAX && !done; i++) {
-        if (lingering[i].stage != STAGE_NONE)
+    while (atomic_load(&lingering_count) >= most)
+        end_lingering(least_hopeful());
+    struct lingering *entry = free_entry();
+    fd = descriptor_move_high(fd);
+    *entry = (struct lingering){
+        .fd = fd, .stage = stage, .late = late, .until_ns = monotonic_ns() + patience(stage)};
+    descriptor_put(fd, descriptor_make(DESCRIPTOR_OWN, (uint32_t)(entry - lingering), 0));
+    atomic_fetch_add(&lingering_count, 1);
+    spinlock_give(&lock);
+    return true;
+}
+
+bool shedding_give_back(void)
+{
+    bool any = false;
+    int saved = errno;
+    spinlock_take(&lock);
+    for (unsigned i = 0; i < LINGER_MAX; i++) {
+        if (lingering[i].stage == STAGE_NONE)
             continue;
-        lingering[i].fd = fd;
-        lingering[i].stage = stage;
-        lingering[i].late = late;
-        lingering[i].until_ns = monotonic_ns() + patience(stage);
-        descriptor_put(fd, descriptor_make(DESCRIPTOR_OWN, i, 0));
-        atomic_fetch_add(&lingering_count, 1);
-        done = true;
+        end_lingering(&lingering[i]);
+        any = true;
     }
     spinlock_give(&lock);
-    return done;
+    errno = saved;
+    return any;
 }
+
+/* --- refusing --- */
 
 static void refuse_by_reset(int fd, bool late)
 {
@@ -214,26 +285,19 @@ static void refuse_by_reset(int fd, bool late)
     reset(fd);
 }
 
-static void refuse_by_answer(int fd, bool late)
+static void refuse_by_answer(int fd, bool late, bool attended)
 {
-    enum stage stage = advance(fd, STAGE_AWAIT_REQUEST, false, late);
-    if (stage == STAGE_NONE)
-        return;
-    fd = descriptor_move_high(fd);
-    if (make_linger(fd, stage, late))
-        return;
-    if (stage == STAGE_AWAIT_REQUEST)
-        refuse_by_reset(fd, late);
-    else
-        let_go(fd); /* answered; with no input left unread the answer survives */
+    enum stage stage = advance(fd, STAGE_AWAIT_REQUEST, !attended, late);
+    if (stage != STAGE_NONE && !make_linger(fd, stage, late))
+        finish(fd, stage, late);
 }
 
-void shedding_refuse(int fd, enum when_full how, bool late)
+void shedding_refuse(int fd, enum when_full how, bool late, bool attended)
 {
     int saved = errno;
     descriptor_put(fd, 0); /* the trace of an unseen close, if there is one */
     if (how == WHEN_FULL_BUSY)
-        refuse_by_answer(fd, late);
+        refuse_by_answer(fd, late, attended);
     else
         refuse_by_reset(fd, late);
     errno = saved;

@@ -7,6 +7,9 @@
  * lingers: the answer goes out, the write side is shut, and the client has a bounded time to read
  * and close. Nothing here blocks; lingering connections are attended to from the program's own
  * calls.
+ *
+ * They take an eighth of the descriptors that the program has left, at most: then the one that has
+ * been silent for longest is answered or reset at once.
  */
 #ifndef BACKPRESSURE_SHEDDING_H
 #define BACKPRESSURE_SHEDDING_H
@@ -16,8 +19,12 @@
 #include <stdbool.h>
 
 /* Refuses the connection `fd`, which becomes the shim's own: by busy reply or by reset. `late`: for
- * having waited longer than queue-delay. */
-void shedding_refuse(int fd, enum when_full how, bool late);
+ * having waited longer than queue-delay. `attended`: a thread of the program comes back here soon;
+ * otherwise a client that has not said yet what it wants is not waited for. */
+void shedding_refuse(int fd, enum when_full how, bool late, bool attended);
+
+/* The program's descriptors have run out: ends all that linger; whether there were any. */
+bool shedding_give_back(void);
 
 /* Whether connections linger, so that somebody must come back within a few milliseconds. */
 bool shedding_lingering(void);

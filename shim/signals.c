@@ -166,7 +166,8 @@ poll_watching(struct held_signals *held, int fd, short events, const struct time
     watch = (int)kernel_call(SYS_signalfd4, -1, &handled, sizeof handled, SOCK_CLOEXEC);
     libc_cleanup_push(&cleanup, end_watch, &watch);
     fds[1].fd = watch;
-    ready = REAL(ppoll)(fds, 2, timeout, &mask);
+    /* With no descriptor left handlers run at once, and all count as those that interrupt. */
+    ready = REAL(ppoll)(fds, 2, timeout, watch < 0 ? &held->before : &mask);
     if (ready > 0 && fds[0].revents == 0)
         kernel_call(SYS_rt_sigpending, &pending, sizeof pending);
     libc_cleanup_pop(&cleanup, true);

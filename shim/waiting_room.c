@@ -16,15 +16,11 @@
 
 #define BUFFER_WANTED (1 << 20)
 
-struct guest {
-    struct peer_key key;
-    uint64_t since_ns;
-};
-
 /* One listener's. Guests are in the order in which the connections lie in the socket pair. */
 static struct room {
     int in, out; /* 0 until the first one waits */
     _Atomic uint32_t count;
+    _Atomic uint32_t exempt; /* of these */
     struct guest guest[WAITING_ROOM_MAX];
 } rooms[LISTENERS_MAX];
 static _Atomic uint32_t occupants;
@@ -54,6 +50,7 @@ static void close_room(struct room *room)
     descriptor_close_own(room->in);
     descriptor_close_own(room->out);
     room->in = room->out = 0;
+    atomic_store(&room->exempt, 0);
     atomic_fetch_sub(&occupants, atomic_exchange(&room->count, 0));
 }
 
@@ -99,7 +96,7 @@ static int pull(const struct room *room)
     return fd;
 }
 
-bool waiting_room_park(uint32_t listener, int fd, struct peer_key key, uint64_t since_ns)
+bool waiting_room_park(uint32_t listener, int fd, struct guest guest)
 {
     bool parked = false;
     int saved = errno;
@@ -109,7 +106,8 @@ bool waiting_room_park(uint32_t listener, int fd, struct peer_key key, uint64_t 
     spinlock_take(&lock);
     uint32_t count = atomic_load(&room->count);
     if (count < WAITING_ROOM_MAX && open_room(room) && push(room, fd)) {
-        room->guest[count] = (struct guest){key, since_ns};
+        room->guest[count] = guest;
+        atomic_fetch_add(&room->exempt, guest.kind == GUEST_EXEMPT);
         atomic_store(&room->count, count + 1);
         atomic_fetch_add(&occupants, 1);
         parked = true;
@@ -136,6 +134,7 @@ static int take_out(struct room *room, uint32_t place)
             return -1;
     }
     int fd = pull(room);
+    atomic_fetch_sub(&room->exempt, room->guest[place].kind == GUEST_EXEMPT);
     memcpy(passed_over, room->guest, place * sizeof *room->guest);
     memmove(room->guest, room->guest + place + 1, (count - place - 1) * sizeof *room->guest);
     memcpy(room->guest + count - place - 1, passed_over, place * sizeof *room->guest);
@@ -153,7 +152,8 @@ int waiting_room_next(uint32_t listener, uint32_t *peer)
     spinlock_take(&lock);
     uint32_t count = atomic_load(&room->count);
     for (uint32_t place = 0; place < count; place++) {
-        if (!peers_reserve(room->guest[place].key, false, peer))
+        if (room->guest[place].kind == GUEST_EXEMPT ||
+            !peers_reserve(room->guest[place].key, false, peer))
             continue;
         fd = take_out(room, place);
         if (fd < 0) {
@@ -167,31 +167,45 @@ int waiting_room_next(uint32_t listener, uint32_t *peer)
     return fd;
 }
 
+/* Takes the first one out that is `exempt`, or is not. */
+static int take_first_that_is(uint32_t listener, bool exempt)
+{
+    int fd = -1, saved = errno;
+    if (waiting_room_count(listener) == 0)
+        return -1;
+    struct room *room = &rooms[listener];
+    spinlock_take(&lock);
+    uint32_t count = atomic_load(&room->count), place = 0;
+    while (place < count && (room->guest[place].kind == GUEST_EXEMPT) != exempt)
+        place++;
+    if (place < count && (fd = take_out(room, place)) < 0)
+        close_room(room);
+    spinlock_give(&lock);
+    errno = saved;
+    return fd;
+}
+
+int waiting_room_next_exempt(uint32_t listener)
+{
+    return waiting_room_exempt(listener) ? take_first_that_is(listener, true) : -1;
+}
+
 uint64_t waiting_room_since(uint32_t listener)
 {
     uint64_t since = 0;
     if (waiting_room_count(listener) == 0)
         return 0;
     spinlock_take(&lock);
-    if (atomic_load(&rooms[listener].count))
-        since = rooms[listener].guest[0].since_ns;
+    const struct room *room = &rooms[listener];
+    if (atomic_load(&room->count) && room->guest[0].kind == GUEST_HELD)
+        since = room->guest[0].since_ns;
     spinlock_give(&lock);
     return since;
 }
 
 int waiting_room_take_first(uint32_t listener)
 {
-    int fd = -1, saved = errno;
-    if (waiting_room_count(listener) == 0)
-        return -1;
-    spinlock_take(&lock);
-    if (atomic_load(&rooms[listener].count))
-        fd = take_out(&rooms[listener], 0);
-    if (fd < 0)
-        close_room(&rooms[listener]);
-    spinlock_give(&lock);
-    errno = saved;
-    return fd;
+    return take_first_that_is(listener, false);
 }
 
 bool waiting_room_ready(uint32_t listener)
@@ -202,9 +216,16 @@ bool waiting_room_ready(uint32_t listener)
     spinlock_take(&lock);
     uint32_t count = atomic_load(&rooms[listener].count);
     for (uint32_t i = 0; i < count && !ready; i++)
-        ready = peers_have_room(rooms[listener].guest[i].key);
+        ready = rooms[listener].guest[i].kind != GUEST_EXEMPT &&
+                peers_have_room(rooms[listener].guest[i].key);
     spinlock_give(&lock);
     return ready;
+}
+
+bool waiting_room_exempt(uint32_t listener)
+{
+    return listener < LISTENERS_MAX &&
+           atomic_load_explicit(&rooms[listener].exempt, memory_order_relaxed) != 0;
 }
 
 uint32_t waiting_room_count(uint32_t listener)
@@ -222,6 +243,22 @@ bool waiting_room_occupied(void)
 bool waiting_room_has_space(uint32_t listener)
 {
     return waiting_room_count(listener) < WAITING_ROOM_MAX;
+}
+
+bool waiting_room_give_back(void)
+{
+    bool any = false;
+    int saved = errno;
+    spinlock_take(&lock);
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        if (rooms[i].in == 0 || atomic_load(&rooms[i].count) != 0)
+            continue;
+        close_room(&rooms[i]);
+        any = true;
+    }
+    spinlock_give(&lock);
+    errno = saved;
+    return any;
 }
 
 void waiting_room_close(uint32_t listener)
