@@ -149,6 +149,7 @@ step "signal handlers, forks, cancellation, small stacks, in musl" in_musl stres
 step "ways to accept and to close, in musl" styles_in_musl
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
+step "what a refusal does to the program" /usr/bin/python3 tests/servers/test_refusals.py
 step "limits and changes, live" build/tests/test_live
 step "busy replies, by real clients" build/tests/test_dialects
 step "clients that back off" /usr/bin/python3 tests/servers/test_clients.py

@@ -5,7 +5,8 @@
  *   acceptor PORT STYLE [KEY=VALUE]...
  *
  * It greets each client with how many it has inside and the most it ever had, counted by itself
- * between accept and close, so that a test needs no trust in the shim's own counts.
+ * between accept and close, so that a test needs no trust in the shim's own counts; and with how
+ * often a listener that was reported ready had nobody to accept.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -37,7 +38,7 @@
 
 /* Shared by all processes. */
 static struct shared {
-    _Atomic int inside, peak;
+    _Atomic int inside, peak, empty;
 } * shared;
 
 static struct options {
@@ -227,20 +228,26 @@ static void end(int fd)
 
 /* --- accepting --- */
 
+/* A wait of this thread just reported the listener that it takes from next. */
+static _Thread_local bool told;
+
 static int take(int listener)
 {
     struct sockaddr_storage from;
     socklen_t length = sizeof from;
     int fd = options.null_address ? accept(listener, NULL, NULL)
                                   : accept4(listener, (struct sockaddr *)&from, &length, 0);
+    if (fd < 0 && told && (errno == EAGAIN || errno == ECONNABORTED))
+        atomic_fetch_add(&shared->empty, 1);
+    told = false;
     if (fd < 0)
         return -1;
     int inside = atomic_fetch_add(&shared->inside, 1) + 1, peak = atomic_load(&shared->peak);
     while (peak < inside && !atomic_compare_exchange_weak(&shared->peak, &peak, inside))
         ;
     char greeting[64];
-    int size = snprintf(greeting, sizeof greeting, "inside %d peak %d\n", inside,
-                        atomic_load(&shared->peak));
+    int size = snprintf(greeting, sizeof greeting, "inside %d peak %d empty %d\n", inside,
+                        atomic_load(&shared->peak), atomic_load(&shared->empty));
     if (write(fd, greeting, (size_t)size) != size)
         perror("write");
     return fd;
@@ -372,7 +379,8 @@ static void loop_poll(void)
             fds[i] = fds[--count];
         }
         for (int i = 0; i < options.listeners; i++) {
-            int fd = fds[i].revents & POLLIN ? take(listeners[i]) : -1;
+            told = fds[i].revents & POLLIN;
+            int fd = told ? take(listeners[i]) : -1;
             if (fd >= 0)
                 fds[count++] = (struct pollfd){.fd = fd, .events = POLLIN};
         }
@@ -405,7 +413,8 @@ static void loop_select(void)
             conns[i] = conns[--count];
         }
         for (int i = 0; i < options.listeners; i++) {
-            int fd = FD_ISSET(listeners[i], &set) ? take(listeners[i]) : -1;
+            told = FD_ISSET(listeners[i], &set);
+            int fd = told ? take(listeners[i]) : -1;
             if (fd >= 0)
                 conns[count++] = fd;
         }
@@ -452,6 +461,7 @@ static int make_set(void)
 static void accept_event(int set, int listener)
 {
     bool oneshot = strcmp(options.style, "oneshot") == 0;
+    told = true;
     for (int fd; (fd = take(listener)) >= 0;) {
         watch(set, fd, oneshot ? EPOLLIN | EPOLLONESHOT : EPOLLIN);
         if (strcmp(options.style, "edge") != 0)
@@ -493,12 +503,20 @@ static const struct {
     void (*loop)(void);
     bool nonblocking;
 } styles[] = {
-    {"blocking", loop_blocking, false},  {"forking", loop_forking, false},
-    {"poll", loop_poll, true},           {"ppoll", loop_poll, true},
-    {"poll-blocking", loop_poll, false}, {"select", loop_select, true},
-    {"pselect", loop_select, true},      {"level", loop_epoll, true},
-    {"edge", loop_epoll, true},          {"exclusive", loop_epoll, true},
-    {"oneshot", loop_epoll, true},       {"epoll_pwait", loop_epoll, true},
+    {"blocking", loop_blocking, false},
+    {"forking", loop_forking, false},
+    {"poll", loop_poll, true},
+    {"ppoll", loop_poll, true},
+    {"poll-blocking", loop_poll, false},
+    {"select-blocking", loop_select, false},
+    {"level-blocking", loop_epoll, false},
+    {"select", loop_select, true},
+    {"pselect", loop_select, true},
+    {"level", loop_epoll, true},
+    {"edge", loop_epoll, true},
+    {"exclusive", loop_epoll, true},
+    {"oneshot", loop_epoll, true},
+    {"epoll_pwait", loop_epoll, true},
     {"epoll_pwait2", loop_epoll, true},
 };
 
