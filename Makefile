@@ -46,7 +46,7 @@ say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED_ROOMS := limits grammar grammar_read grammar_write segment histogram sockdiag gate real libc lookup \
+SHARED_ROOMS := limits grammar grammar_read grammar_write segment histogram sockdiag gate real sandbox libc lookup \
 	clock growth liveness finding joining
 SHARED := $(patsubst %,$(BUILD)/shim/%.o,$(SHARED_ROOMS))
 # Recognising what a client speaks, and refusing it in that.
@@ -140,7 +140,7 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 
 # --- tests ---
 
-UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies)
+UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies sandbox)
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
 	$(BUILD)/tests/test_stress
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
@@ -148,8 +148,8 @@ SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/te
 	$(BUILD)/tests/test_duplex $(BUILD)/tests/test_depth $(BUILD)/tests/test_dialects
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
-TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo \
-	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so \
+TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
+	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so \
 	$(BUILD)/tests/calls $(BUILD)/tests/asker
 
 $(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
@@ -169,7 +169,7 @@ $(SERVERS): $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o $(HARNESS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -ljansson
 
-$(BUILD)/tests/acceptor $(BUILD)/tests/echo: $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o
+$(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed: $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -pthread
 
@@ -185,7 +185,7 @@ $(BUILD)/tests/calls $(BUILD)/tests/asker: $(BUILD)/tests/%: $(BUILD)/tests/benc
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^
 
-$(BUILD)/tests/faults.so: tests/servers/faults.c $(MADE_WITH)/compiler | looked-for-tests
+$(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so: $(BUILD)/tests/%.so: tests/servers/%.c $(MADE_WITH)/compiler | looked-for-tests
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(COMMON) -Wno-missing-prototypes -fPIC -shared -o $@ $<

@@ -13,6 +13,7 @@
 #include "newcomers.h"
 #include "readiness.h"
 #include "real.h"
+#include "sandbox.h"
 #include "service.h"
 #include "shedding.h"
 #include "waiting_room.h"
@@ -47,14 +48,25 @@ _Thread_local uint64_t admission_since_wait __attribute__((tls_model("initial-ex
     ADMISSION_NEVER_WAITED;
 _Atomic bool admission_waited_for;
 
-void admission_let_go(void)
+bool admission_hindered(bool active)
 {
-    if (!atomic_exchange(&service.detached, false))
-        return;
-    int saved = errno;
+    uint32_t hindered = atomic_fetch_and(&service.hindered, ~(uint32_t)SERVICE_DETACHED);
+    if (hindered & SERVICE_DETACHED) {
+        int saved = errno;
+        readiness_show_everything();
+        listeners_release();
+        errno = saved;
+    }
+    return active && !(hindered & SERVICE_SANDBOXED);
+}
+
+void admission_before_sandbox(void)
+{
     readiness_show_everything();
-    listeners_release();
-    errno = saved;
+    listeners_open_gates();
+    shedding_let_everybody_go();
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++)
+        waiting_room_close(i);
 }
 
 bool admission_calm(void)
@@ -407,14 +419,29 @@ static bool found_by_waiting(void)
            atomic_load_explicit(&admission_waited_for, memory_order_relaxed);
 }
 
+/* The program's own call. In a sandbox what it accepts is counted all the same. */
+static int pass_on(int fd, struct sockaddr *address, socklen_t *length, int flags, bool plain)
+{
+    int accepted =
+        plain ? REAL(accept)(fd, address, length) : REAL(accept4)(fd, address, length, flags);
+    if (accepted < 0 || !service_active() || in_vfork_child || sandbox_serves(SANDBOX_CEILINGS))
+        return accepted;
+    int saved = errno;
+    const struct listener *listener = listeners_at(fd);
+    if (listener)
+        connections_count(accepted, listener->family);
+    errno = saved;
+    return accepted;
+}
+
 static int accept_until_served(struct admission *admission)
 {
     bool found = found_by_waiting();
     for (;;) {
         libc_test_cancel();
         if (!admission_active())
-            return REAL(accept4)(admission->wait.fd, admission->address, admission->length,
-                                 admission->flags);
+            return pass_on(admission->wait.fd, admission->address, admission->length,
+                           admission->flags, admission->plain);
         bool pending = admission_pending(admission->wait.listener);
         if (!pending && found && listeners_refused_lately(admission->wait.listener) &&
             !client_waits(admission->wait.fd))
@@ -442,24 +469,26 @@ static int accept_blocking(struct admission *admission)
     return accepted;
 }
 
-int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
+static int accept_under_limits(int fd, struct sockaddr *address, socklen_t *length, int flags,
+                               bool plain)
 {
     int saved = errno;
 
     if (!admission_active() || in_vfork_child)
-        return REAL(accept4)(fd, address, length, flags);
+        return pass_on(fd, address, length, flags, plain);
     /* What the kernel would refuse at once, it refuses: bad flags, a bad length. (musl 1.2.3 calls
      * accept when it hears of bad flags, and lets somebody in whom nobody counted.) */
     if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK))
-        return (int)kernel_call(SYS_accept4, fd, address, length, flags);
+        return (int)REAL(syscall)(SYS_accept4, fd, address, length, flags);
     if (address && (!length || (int)*length < 0))
-        return REAL(accept4)(fd, address, length, flags);
+        return pass_on(fd, address, length, flags, plain);
     struct listener *listener = listeners_at(fd);
     if (!listener)
-        return REAL(accept4)(fd, address, length, flags);
+        return pass_on(fd, address, length, flags, plain);
     struct admission admission = {
         .wait = {.fd = fd, .listener = listener, .deadline_ns = ACCEPT_WAIT_FOREVER},
         .flags = flags,
+        .plain = plain,
         .address = address,
         .length = length,
         .blocking = !atomic_load(&listener->nonblocking),
@@ -481,4 +510,14 @@ int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int fl
         errno = saved;
     }
     return accepted;
+}
+
+int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    return accept_under_limits(fd, address, length, flags, false);
+}
+
+int admission_accept_plain(int fd, struct sockaddr *address, socklen_t *length)
+{
+    return accept_under_limits(fd, address, length, 0, true);
 }

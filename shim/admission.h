@@ -20,6 +20,9 @@
  */
 int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
 
+/* The same for accept(2), which is left to be accept where a sandbox may know no accept4. */
+int admission_accept_plain(int fd, struct sockaddr *address, socklen_t *length);
+
 /* Whether the program is to see this listener as ready, when the kernel says that it is. */
 bool admission_visible(struct listener *listener);
 
@@ -58,18 +61,23 @@ bool admission_pending(const struct listener *listener);
  */
 void admission_attend(void);
 
-/* After the shim has let go of a damaged segment: puts the program's listeners back as they would
- * be without it, once. */
-void admission_let_go(void);
+/* What admission_active comes to where service.hindered is not 0. After the shim has let go of a
+ * damaged segment it puts the program's listeners back as they would be without it, once. */
+bool admission_hindered(bool active);
 
-/* Whether the shim still works here. The first call after it has let go sees to the listeners. */
+/* Whether ceilings on connections hold here. The first call after the shim has let go sees to the
+ * listeners. */
 static inline bool admission_active(void)
 {
     bool active = service_intact();
-    if (__builtin_expect(atomic_load_explicit(&service.detached, memory_order_relaxed), 0))
-        admission_let_go();
+    if (__builtin_expect(atomic_load_explicit(&service.hindered, memory_order_relaxed) != 0, 0))
+        return admission_hindered(active);
     return active;
 }
+
+/* Before a seccomp filter: what was done to the program's listeners is undone, and nobody is left
+ * waiting for the shim. */
+void admission_before_sandbox(void);
 
 /*
  * Whether there is room, and nothing that admission_attend sees to: then a wait can go straight to

@@ -7,6 +7,7 @@
 #include "kept.h"
 #include "lost.h"
 #include "processes.h"
+#include "sandbox.h"
 #include "service.h"
 #include "sockdiag.h"
 
@@ -166,7 +167,7 @@ void audit_run(void)
     int saved = errno;
     uint64_t now = monotonic_ns();
 
-    if (!service_active())
+    if (!service_active() || !sandbox_serves(SANDBOX_CEILINGS))
         return;
     kept_watch();
     if (due_claim(&service.segment->reap_next_ns, now, DUMP_LONGEST_NS)) {

@@ -6,7 +6,7 @@
 
 #include <linux/random.h>
 #include <stdatomic.h>
-#include <unistd.h>
+#include <sys/syscall.h>
 
 static _Atomic uint32_t forks;
 
@@ -22,8 +22,8 @@ static uint64_t draw(void)
     static _Thread_local uint32_t seeded __attribute__((tls_model("initial-exec")));
     uint32_t epoch = atomic_load_explicit(&forks, memory_order_relaxed) + 1;
     if (seeded != epoch &&
-        kernel_call(SYS_getrandom, &state, sizeof state, GRND_NONBLOCK) != sizeof state)
-        state = monotonic_ns() ^ (uint64_t)getpid() << 32;
+        kernel_call(SYS_getrandom, &state, sizeof state, GRND_NONBLOCK) != (long)sizeof state)
+        state = monotonic_ns() ^ (uint64_t)kernel_call(SYS_getpid) << 32;
     seeded = epoch;
     uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);

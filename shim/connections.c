@@ -376,6 +376,14 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
     raise_to(&segment->conns_peak, gauge_count(&segment->conns));
 }
 
+void connections_count(int fd, int family)
+{
+    change_begins();
+    gauge_take(&service.segment->conns, UINT64_MAX);
+    gauge_take(&service_self()->conns, UINT64_MAX);
+    connections_commit(fd, family, true, 0);
+}
+
 bool connections_adopt(int fd, uint64_t inode)
 {
     struct segment *segment = service.segment;

@@ -58,6 +58,12 @@ bool connections_full_for_certain(void);
  */
 void connections_commit(int fd, int family, bool auditable, uint32_t peer);
 
+/*
+ * `fd` was accepted past all ceilings, in a sandbox that forbids what they take: it is counted, and
+ * tracked, all the same.
+ */
+void connections_count(int fd, int family);
+
 /* `fd`, received or inherited, with that inode: tracked if the service knows it. */
 bool connections_adopt(int fd, uint64_t inode);
 

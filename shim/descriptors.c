@@ -49,7 +49,7 @@ int descriptors_kernel_end(void)
 {
     static const char label[] = "\nFDSize:\t";
     char status[1024] = "";
-    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    int fd = (int)kernel_call(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return INT_MAX;
     kernel_call(SYS_read, fd, status, sizeof status - 1);
@@ -268,7 +268,7 @@ void descriptor_close_own(int fd)
 static int high_numbers(void)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+    if (kernel_call(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit) < 0)
         return 0;
     int most = limit.rlim_cur < HIGH_ENOUGH ? (int)limit.rlim_cur : HIGH_ENOUGH;
     return most - most / 4;

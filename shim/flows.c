@@ -11,6 +11,7 @@
 #include "pacing.h"
 #include "pausing.h"
 #include "real.h"
+#include "sandbox.h"
 #include "sojourn.h"
 #include "stalls.h"
 
@@ -48,6 +49,8 @@ static bool is_set(enum limit_key key)
 static uint32_t work_out_mode(void)
 {
     uint32_t mode = 0;
+    if (!sandbox_serves(SANDBOX_BYTES))
+        return 0;
     if (is_set(LIMIT_BUFFER) || is_set(LIMIT_TOTAL_BUFFER) || is_set(LIMIT_CONN_BUFFER))
         mode |= FLOWS_CREDIT;
     uint64_t pause = service_limit(LIMIT_PAUSE_READS);
@@ -75,6 +78,11 @@ void flows_each(void (*visit)(int fd, struct flow *flow, void *context), void *c
 static void bring_in_line(int fd, struct flow *flow, void *context)
 {
     const uint32_t *mode = context;
+    /* In a sandbox a grant stays as it is, with the kernel and in the accounts, until the end. */
+    if (!sandbox_serves(SANDBOX_BYTES)) {
+        pausing_resume(flow);
+        return;
+    }
     if (*mode)
         flows_reread(fd);
     credit_adjust(fd, flow);
@@ -100,7 +108,7 @@ void flows_refresh(void)
     atomic_store(&flows_mode_now, mode);
     if (mode | before)
         flows_each(bring_in_line, &mode);
-    if ((mode | before) & FLOWS_PACE)
+    if ((mode | before) & FLOWS_PACE && sandbox_serves(SANDBOX_BYTES))
         outbound_pace_all();
     errno = saved;
 }
@@ -108,6 +116,12 @@ void flows_refresh(void)
 void flows_work_out_anew(void)
 {
     atomic_store(&flows_seen_limits, UINT64_MAX);
+}
+
+void flows_before_sandbox(void)
+{
+    flows_work_out_anew();
+    flows_refresh();
 }
 
 /* --- flows --- */

@@ -226,6 +226,9 @@ void flows_tell(int fd, enum event_kind kind, uint64_t amount);
 /* What is due: credit for those that starve, stalls, measuring. Cheap when nothing is. */
 void flows_attend(void);
 
+/* Before a seccomp filter, while nothing is served: whose input waits is listened to again. */
+void flows_before_sandbox(void);
+
 void flows_after_fork_in_child(void);
 
 #endif

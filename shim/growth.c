@@ -32,7 +32,7 @@ bool growth_touch(void *from, size_t length)
     uintptr_t end = ((uintptr_t)from + length + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
     int saved = errno;
     bool touched = true;
-    if (madvise((void *)start, end - start, MADV_POPULATE_WRITE) < 0)
+    if (kernel_call(SYS_madvise, start, end - start, MADV_POPULATE_WRITE) < 0)
         for (uintptr_t page = start; touched && page < end; page += PAGE)
             touched = touch_page((void *)page);
     errno = saved;

@@ -26,7 +26,8 @@ static void pass_on(int signal_number, siginfo_t *info, void *context)
     spinlock_give(&lock);
     if (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN) {
         /* Returning runs into the same fault again, now as if the shim were not there. */
-        REAL(sigaction)(signal_number, &action, NULL);
+        if (REAL(sigaction)(signal_number, &action, NULL) < 0)
+            __builtin_trap(); /* a sandbox forbids it: better an end than the same fault for ever */
         atomic_store(&installed, false);
         if (info->si_code <= 0 && action.sa_handler == SIG_DFL)
             kernel_call(SYS_tgkill, (pid_t)kernel_call(SYS_getpid), (pid_t)kernel_call(SYS_gettid),
@@ -43,9 +44,8 @@ static void handle(int signal_number, siginfo_t *info, void *context)
 {
     /* Several threads may meet it at once: one detaches, and the others find memory a moment later.
      */
-    if (info->si_code > 0 && in_segment(info->si_addr))
-        service_detach("its control segment was truncated");
-    else
+    if (info->si_code <= 0 || !in_segment(info->si_addr) ||
+        !service_detach("its control segment was truncated"))
         pass_on(signal_number, info, context);
 }
 

@@ -10,7 +10,7 @@
 
 INTERPOSE int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict length)
 {
-    return admission_accept(fd, address, length, 0);
+    return admission_accept_plain(fd, address, length);
 }
 
 INTERPOSE int accept4(int fd, struct sockaddr *restrict address, socklen_t *restrict length,

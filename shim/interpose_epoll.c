@@ -5,6 +5,7 @@
 #include "interpose.h"
 #include "readiness.h"
 #include "real.h"
+#include "sandbox.h"
 
 #include <limits.h>
 
@@ -27,7 +28,7 @@ static int to_ms(int64_t nanoseconds)
 static int wait_real(const struct epoll_call *call, int64_t timeout_ns)
 {
     /* A wait in slices lets signals in only while the kernel waits. */
-    if (call->signals)
+    if (call->signals && sandbox_permits(SYS_epoll_pwait))
         return REAL(epoll_pwait)(call->set, call->events, call->events_max, to_ms(timeout_ns),
                                  call->signals);
     return REAL(epoll_wait)(call->set, call->events, call->events_max, to_ms(timeout_ns));

@@ -4,8 +4,10 @@
 #include "real.h"
 
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -35,8 +37,8 @@ static void *pointer(const struct raw_call *call, int index)
 static long pass_on(const struct raw_call *call)
 {
     const long *argument = call->argument;
-    return kernel_call(call->number, argument[0], argument[1], argument[2], argument[3],
-                       argument[4], argument[5]);
+    return REAL(syscall)(call->number, argument[0], argument[1], argument[2], argument[3],
+                         argument[4], argument[5]);
 }
 
 static long do_close(const struct raw_call *call)
@@ -188,6 +190,28 @@ static long do_clone(const struct raw_call *call)
     return fork_raw(call);
 }
 
+static long install_raw(const void *call)
+{
+    return pass_on(call);
+}
+
+static long do_prctl(const struct raw_call *call)
+{
+    if (call->argument[0] != PR_SET_SECCOMP)
+        return pass_on(call);
+    return lifecycle_sandbox(install_raw, call,
+                             call->argument[1] == SECCOMP_MODE_FILTER ? pointer(call, 2) : NULL);
+}
+
+static long do_seccomp(const struct raw_call *call)
+{
+    unsigned operation = (unsigned)call->argument[0];
+    if (operation != SECCOMP_SET_MODE_STRICT && operation != SECCOMP_SET_MODE_FILTER)
+        return pass_on(call);
+    return lifecycle_sandbox(install_raw, call,
+                             operation == SECCOMP_SET_MODE_FILTER ? pointer(call, 2) : NULL);
+}
+
 #ifdef SYS_dup2
 static long do_dup2(const struct raw_call *call)
 {
@@ -240,6 +264,8 @@ static const struct {
     {SYS_clone, do_clone},
     {SYS_execve, do_execve},
     {SYS_execveat, do_execve},
+    {SYS_prctl, do_prctl},
+    {SYS_seccomp, do_seccomp},
 #ifdef SYS_dup2
     {SYS_dup2, do_dup2},
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "lifecycle.h"
 
+#include "admission.h"
 #include "audit.h"
 #include "chance.h"
 #include "connections.h"
@@ -13,6 +14,7 @@
 #include "processes.h"
 #include "readiness.h"
 #include "real.h"
+#include "sandbox.h"
 #include "service.h"
 #include "shedding.h"
 #include "waiting_room.h"
@@ -37,6 +39,8 @@ static void after_fork_in_child(void)
     int saved = errno;
     uint64_t parent = processes_self();
     processes_after_fork_in_child();
+    if (sandbox_entered())
+        processes_sandboxed();
     readiness_after_fork_in_child(parent);
     flows_after_fork_in_child();
     shedding_after_fork_in_child();
@@ -109,6 +113,59 @@ void lifecycle_ended(pid_t child)
         readiness_room_made();
     }
     errno = saved;
+}
+
+static const char *sandbox_lacks(uint32_t lacks)
+{
+    static const char *const text[SANDBOX_EVERYTHING + 1] = {
+        [SANDBOX_BYTES] = "its seccomp filter keeps out limits on bytes",
+        [SANDBOX_CEILINGS] = "its seccomp filter keeps out ceilings on connections",
+        [SANDBOX_BYTES | SANDBOX_CEILINGS] =
+            "its seccomp filter keeps out limits on bytes and on connections",
+        [SANDBOX_CONNECTS] = "its seccomp filter keeps out retries of connects",
+        [SANDBOX_BYTES | SANDBOX_CONNECTS] =
+            "its seccomp filter keeps out limits on bytes, and retries",
+        [SANDBOX_CEILINGS | SANDBOX_CONNECTS] =
+            "its seccomp filter keeps out ceilings on connections, and retries",
+        [SANDBOX_EVERYTHING] = "its seccomp filter keeps out all limits",
+    };
+    return text[lacks];
+}
+
+/* What the process cannot do any more is written in its entry: for `show`, and once as an event. */
+static void tell_of_sandbox(void)
+{
+    uint32_t lacks = SANDBOX_EVERYTHING & ~atomic_load(&sandbox_served);
+    if (lacks & SANDBOX_CEILINGS)
+        atomic_fetch_or(&service.hindered, SERVICE_SANDBOXED);
+    if (!service_active())
+        return;
+    processes_sandboxed();
+    bool told = atomic_exchange(&service.segment->sandbox_told, 1) != 0;
+    if (lacks && !told)
+        service_event(EVENT_SANDBOXED, 0, sandbox_lacks(lacks));
+}
+
+long lifecycle_sandbox(long (*install)(const void *call), const void *call,
+                       const struct sock_fprog *program)
+{
+    if (in_vfork_child)
+        return install(call); /* the memory is its parent's */
+    int saved = errno;
+    sandbox_prepare();
+    if (service_active()) {
+        flows_before_sandbox();
+        admission_before_sandbox();
+    }
+    uint32_t ticket = sandbox_close();
+    errno = saved;
+    long result = install(call);
+    saved = errno;
+    sandbox_settle(ticket, result >= 0, program);
+    flows_work_out_anew();
+    tell_of_sandbox();
+    errno = saved;
+    return result;
 }
 
 void lifecycle_waited(pid_t child, int status)

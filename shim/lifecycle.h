@@ -27,4 +27,14 @@ void lifecycle_after_failed_exec(void);
 void lifecycle_waited(pid_t child, int status);
 void lifecycle_ended(pid_t child);
 
+/*
+ * Puts a seccomp filter around the process by `install`, and notes it: afterwards the shim asks
+ * nothing of the kernel that the filter does not allow. `program` is the filter, NULL for strict
+ * mode; it is read only after the kernel has accepted it. Returns what `install` does, with its
+ * errno.
+ */
+struct sock_fprog;
+long lifecycle_sandbox(long (*install)(const void *call), const void *call,
+                       const struct sock_fprog *program);
+
 #endif

@@ -370,6 +370,17 @@ bool listeners_gated(void)
     return false;
 }
 
+void listeners_open_gates(void)
+{
+    int saved = errno;
+    for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
+        struct listener *listener = listeners_tracked(fd);
+        if (listener && can_be_gated(listener))
+            open_gate(listener, fd);
+    }
+    errno = saved;
+}
+
 void listeners_release(void)
 {
     for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {

@@ -89,6 +89,9 @@ void listeners_gate(bool room);
 /* Whether one of this process's listeners is gated, so that somebody must come back to open it. */
 bool listeners_gated(void);
 
+/* Opens the gates that this process knows of, whatever they were shut for. */
+void listeners_open_gates(void);
+
 /* The shim lets go: gates are opened, and backlogs are what the program asked for. */
 void listeners_release(void);
 

@@ -3,6 +3,7 @@
 
 #include "libc.h"
 #include "real.h"
+#include "sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -81,7 +82,9 @@ bool liveness_hold(int fd, uint32_t index)
 {
     struct flock lock = lock_of(index);
     void *page = MAP_FAILED;
-    if (kernel_call(SYS_fcntl, fd, F_OFD_SETLK, &lock) == 0)
+    bool permitted =
+        sandbox_permits(SYS_mmap) && sandbox_permits(SYS_madvise) && sandbox_permits(SYS_munmap);
+    if (permitted && kernel_call(SYS_fcntl, fd, F_OFD_SETLK, &lock) == 0)
         page = mmap(NULL, LOCK_PAGE, PROT_NONE, MAP_SHARED, fd, 0);
     /* A child that inherited it would seem to be its parent. */
     bool held = page != MAP_FAILED && madvise(page, LOCK_PAGE, MADV_DONTFORK) == 0;

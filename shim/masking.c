@@ -9,12 +9,14 @@
 #include "pausing.h"
 #include "readiness.h"
 #include "real.h"
+#include "sandbox.h"
 #include "service.h"
 #include "slices.h"
 #include "stalls.h"
 #include "waiting_room.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -95,6 +97,15 @@ static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *
     return out;
 }
 
+/* Of many descriptors, more than the stack may hold. NULL when there is none. */
+static void *memory_for(size_t size)
+{
+    void *memory = MAP_FAILED;
+    if (sandbox_permits(SYS_mmap) && sandbox_permits(SYS_munmap))
+        memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
 /* Nothing is out of sight, and there is nothing to come back for. */
 static bool calm(void)
 {
@@ -163,6 +174,16 @@ static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t c
     return ready;
 }
 
+/* A sandbox entered by another thread, while this one waits, may know poll alone. */
+static int ask_poll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+                    const sigset_t *signals)
+{
+    if (sandbox_permits(SYS_ppoll))
+        return REAL(ppoll)(fds, count, timeout, signals);
+    int64_t ms = timeout ? timeout->tv_sec * 1000 + (timeout->tv_nsec + 999999) / 1000000 : -1;
+    return REAL(poll)(fds, count, ms < INT_MAX ? (int)ms : INT_MAX);
+}
+
 struct poll_wait {
     struct pollfd *fds;
     nfds_t count;
@@ -173,7 +194,7 @@ struct poll_wait {
 static int wait_in_poll(void *argument)
 {
     const struct poll_wait *wait = argument;
-    return REAL(ppoll)(wait->fds, wait->count, wait->timeout, wait->signals);
+    return ask_poll(wait->fds, wait->count, wait->timeout, wait->signals);
 }
 
 static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t count,
@@ -209,8 +230,8 @@ static __attribute__((noinline)) int watch_poll(struct pollfd *fds, nfds_t count
     size_t size = count * sizeof *fds;
 
     if (count > ON_STACK) {
-        scratch = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (scratch == MAP_FAILED)
+        scratch = memory_for(size);
+        if (!scratch)
             return REAL(ppoll)(fds, count, to_timespec(slices_left(&slices), &time), signals);
     }
     int ready = poll_watching(fds, scratch, count, &slices, signals);
@@ -373,6 +394,19 @@ static int settle_select(const struct select_call *call, int ready)
     return ready;
 }
 
+/* As ask_poll. */
+static int ask_select(int end, uint64_t *const sets[3], const struct timespec *timeout,
+                      const sigset_t *signals)
+{
+    if (sandbox_permits(SYS_pselect6))
+        return REAL(pselect)(end, (void *)sets[0], (void *)sets[1], (void *)sets[2], timeout,
+                             signals);
+    struct timeval time = {.tv_sec = timeout ? timeout->tv_sec : 0,
+                           .tv_usec = timeout ? (timeout->tv_nsec + 999) / 1000 : 0};
+    return REAL(select)(end, (void *)sets[0], (void *)sets[1], (void *)sets[2],
+                        timeout ? &time : NULL);
+}
+
 struct select_wait {
     const struct select_call *call;
     const struct timespec *timeout;
@@ -383,8 +417,7 @@ static int wait_in_select(void *argument)
 {
     const struct select_wait *wait = argument;
     uint64_t *const *result = wait->call->result;
-    return REAL(pselect)(wait->call->end, (void *)result[0], (void *)result[1], (void *)result[2],
-                         wait->timeout, wait->signals);
+    return ask_select(wait->call->end, result, wait->timeout, wait->signals);
 }
 
 static int select_watching(const struct select_call *call, struct slices *slices,
@@ -455,8 +488,8 @@ int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_
 
     admission_thread_waits();
     if (size * 3 > sizeof on_stack) {
-        scratch = mmap(NULL, size * 3, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (scratch == MAP_FAILED)
+        scratch = memory_for(size * 3);
+        if (!scratch)
             return REAL(pselect)(end, read_fds, write_fds, except_fds,
                                  to_timespec(timeout_ns, &time), signals);
     }

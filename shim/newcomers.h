@@ -16,6 +16,7 @@
 struct admission {
     struct accept_wait wait;
     int flags;
+    bool plain; /* the program called accept, not accept4 */
     struct sockaddr *address;
     socklen_t *length;
     bool blocking;

@@ -6,6 +6,7 @@
 #include "due.h"
 #include "libc.h"
 #include "real.h"
+#include "sandbox.h"
 #include "service.h"
 #include "signals.h"
 #include "sockdiag.h"
@@ -395,7 +396,8 @@ static uint64_t deadline_of(int fd)
 /* A stream to somewhere, under limits that concern it. */
 static bool concerned(int fd, const struct sockaddr *address, socklen_t length)
 {
-    if (!service_active() || in_vfork_child || !address || length < sizeof address->sa_family)
+    if (!service_active() || in_vfork_child || !sandbox_serves(SANDBOX_CONNECTS) || !address ||
+        length < sizeof address->sa_family)
         return false;
     int family = address->sa_family;
     return (family == AF_INET || family == AF_INET6 || family == AF_UNIX) && wanted() &&

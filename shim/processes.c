@@ -5,6 +5,7 @@
 #include "growth.h"
 #include "kept.h"
 #include "real.h"
+#include "sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -222,6 +223,7 @@ static bool claim_entry(struct segment_process *process, uint64_t *identity)
         return false;
     atomic_store(&process->override_mask, 0);
     atomic_store(&process->slicing, 0);
+    atomic_store(&process->sandboxed, 0);
     atomic_store(&process->flags, service.foreign_network ? PROCESS_FOREIGN : 0);
     atomic_store(&process->pid_namespace, service.pid_namespace);
     atomic_store(&process->started, service.started);
@@ -345,6 +347,7 @@ bool processes_enter(void)
         atomic_store(&process->pending, 0);
         atomic_store(&process->slicing, 0);
         atomic_fetch_and(&process->flags, ~(uint32_t)PROCESS_LOCKED);
+        atomic_store(&process->sandboxed, 0);
         take_lock();
         atomic_store(&process->since_ns, monotonic_ns());
         atomic_fetch_and(&process->flags, ~(uint32_t)PROCESS_EXECUTING);
@@ -387,6 +390,12 @@ void processes_before_fork(void)
     connections_inherit(fork_child);
 }
 
+void processes_sandboxed(void)
+{
+    uint32_t lacks = SANDBOX_EVERYTHING & ~atomic_load(&sandbox_served);
+    atomic_store(&service_self()->sandboxed, 1 + lacks);
+}
+
 /* The parent may have brought the entry to life before. */
 static bool become_forked(void)
 {
@@ -401,13 +410,18 @@ static bool become_forked(void)
 
 void processes_after_fork_in_child(void)
 {
-    uint32_t parent = service.pid;
-    service.pid = (uint32_t)getpid();
+    long parent = service.pid, pid = kernel_call(SYS_getpid), seen = kernel_call(SYS_getppid);
+    service.self = fork_child;
+    if (pid <= 0) {
+        /* In a sandbox that forbids it: the parent, who knows the number, does the rest. */
+        fork_child = 0;
+        return;
+    }
+    service.pid = (uint32_t)pid;
     /* getppid(2): 0, or another's, for a parent in another namespace; and for one that has died. */
-    if ((uint32_t)getppid() != parent)
+    if (seen >= 0 && seen != parent)
         service.pid_namespace = liveness_own_namespace();
     service.started = liveness_own_start();
-    service.self = fork_child;
     if (fork_child && become_forked()) {
         take_lock();
     } else if (fork_child) {

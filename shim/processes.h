@@ -29,6 +29,8 @@ void processes_after_failed_exec(void);
 /* Around fork: the child's entry is ready, and holds what the parent holds, before it exists. */
 void processes_before_fork(void);
 void processes_after_fork_in_child(void);
+/* Notes in this process's entry what its seccomp filters keep the shim from: see sandbox.h. */
+void processes_sandboxed(void);
 /* `child` is its pid, or -1 when the fork failed; 0 when that is not known here. */
 void processes_after_fork_in_parent(pid_t child);
 

@@ -8,6 +8,7 @@
 #include "listeners.h"
 #include "pausing.h"
 #include "real.h"
+#include "sandbox.h"
 #include "service.h"
 #include "slices.h"
 #include "waiting_room.h"
@@ -30,11 +31,12 @@ int readiness_control(int set_number, int operation, int fd, struct epoll_event 
     if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN && service_active() &&
         !in_vfork_child)
         return pausing_control(set_number, operation, fd, event);
-    if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_EPOLL && service_active() &&
-        !in_vfork_child)
+    if (!service_active() || in_vfork_child || !sandbox_serves(SANDBOX_CEILINGS))
+        return REAL(epoll_ctl)(set_number, operation, fd, event);
+    if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_EPOLL)
         return interests_control_nested(set_number, operation, fd, event);
-    if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER || !service_active() ||
-        in_vfork_child || (operation != EPOLL_CTL_DEL && !event))
+    if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER ||
+        (operation != EPOLL_CTL_DEL && !event))
         return REAL(epoll_ctl)(set_number, operation, fd, event);
     return interests_control(set_number, operation, fd, event);
 }
@@ -313,6 +315,8 @@ bool readiness_report_again(int fd)
 void readiness_set_closed(int fd)
 {
     uint32_t end = atomic_load(&interests_sets_end);
+    if (end == 0)
+        return;
     interests_lock();
     for (uint32_t i = 0; i < end; i++)
         if (interests_set_fd(&interests_sets[i]) == fd)

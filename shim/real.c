@@ -2,12 +2,15 @@
 #include "real.h"
 
 #include "lookup.h"
+#include "sandbox.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct real_functions real_functions;
+long (*_Atomic real_kernel)(long number, ...);
 
 /*
  * What stands in for a function that this libc lacks. No program that was linked with it asks for
@@ -16,7 +19,7 @@ struct real_functions real_functions;
 
 static int kernel_close_range(unsigned first, unsigned last, int flags)
 {
-    return (int)kernel_call(SYS_close_range, first, last, flags);
+    return (int)REAL(syscall)(SYS_close_range, first, last, flags);
 }
 
 static void kernel_closefrom(int low)
@@ -35,27 +38,27 @@ static void kernel_closefrom(int low)
 static int kernel_execveat(int directory, const char *path, char *const arguments[],
                            char *const environment[], int flags)
 {
-    return (int)kernel_call(SYS_execveat, directory, path, arguments, environment, flags);
+    return (int)REAL(syscall)(SYS_execveat, directory, path, arguments, environment, flags);
 }
 
 static int kernel_epoll_pwait2(int set, struct epoll_event *events, int events_max,
                                const struct timespec *timeout, const sigset_t *signals)
 {
-    return (int)kernel_call(SYS_epoll_pwait2, set, events, events_max, timeout, signals,
-                            sizeof(uint64_t));
+    return (int)REAL(syscall)(SYS_epoll_pwait2, set, events, events_max, timeout, signals,
+                              sizeof(uint64_t));
 }
 
 /* The offset comes in two halves, of which 64-bit kernels read the first: preadv2(2). */
 static ssize_t kernel_preadv2(int fd, const struct iovec *vector, int count, off64_t offset,
                               int flags)
 {
-    return kernel_call(SYS_preadv2, fd, vector, count, offset, 0, flags);
+    return REAL(syscall)(SYS_preadv2, fd, vector, count, offset, 0, flags);
 }
 
 static ssize_t kernel_pwritev2(int fd, const struct iovec *vector, int count, off64_t offset,
                                int flags)
 {
-    return kernel_call(SYS_pwritev2, fd, vector, count, offset, 0, flags);
+    return REAL(syscall)(SYS_pwritev2, fd, vector, count, offset, 0, flags);
 }
 
 /* The forms that _FORTIFY_SOURCE calls. Those that read are asked for only when the buffer is too
@@ -136,10 +139,33 @@ enum {
 
 void real_bind(void)
 {
+    long (*unbound)(long, ...) = NULL;
     struct lookup wanted[] = {REAL_FUNCTIONS(REAL_NAME)};
     lookup_next(wanted, REAL_COUNT);
     for (unsigned i = 0; i < REAL_COUNT; i++)
         if (!wanted[i].found)
             do_without(&wanted[i]);
     REAL_FUNCTIONS(REAL_STORE)
+    atomic_compare_exchange_strong(&real_kernel, &unbound, real_functions.syscall);
+}
+
+static long kernel_call_allowed(long number, ...)
+{
+    long argument[6];
+    va_list arguments;
+    va_start(arguments, number);
+    for (int i = 0; i < 6; i++)
+        argument[i] = va_arg(arguments, long);
+    va_end(arguments);
+    if (sandbox_allows(number, argument))
+        return REAL(syscall)(number, argument[0], argument[1], argument[2], argument[3],
+                             argument[4], argument[5]);
+    errno = EPERM;
+    return -1;
+}
+
+void real_enter_sandbox(void)
+{
+    real_bind();
+    atomic_store(&real_kernel, kernel_call_allowed);
 }

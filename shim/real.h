@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -95,6 +96,7 @@ typedef void (*signal_handler)(int);
     X(int, waitid, (idtype_t, id_t, siginfo_t *, int))                                             \
     X(int, sigaction, (int, const struct sigaction *, struct sigaction *))                         \
     X(signal_handler, signal, (int, signal_handler))                                               \
+    X(int, prctl, (int, ...))                                                                      \
     X(long, syscall, (long, ...))
 
 struct real_functions {
@@ -117,8 +119,23 @@ void real_bind(void);
  */
 #define BOUND(name) __builtin_expect(real_functions.name != NULL, 1)
 
-/* A system call past everything that is interposed, libc's `syscall` included. Arguments as there.
+/*
+ * Libc's `syscall`, bound on first use; or, once a seccomp filter was put around the program, a
+ * stand-in that makes only calls which the filter allows, and fails with EPERM otherwise.
  */
-#define kernel_call(...) (REAL(syscall)(__VA_ARGS__))
+extern INTERNAL long (*_Atomic real_kernel)(long number, ...);
+
+/*
+ * A system call of the shim's own, past everything that is interposed, libc's `syscall` included.
+ * Arguments as there. What stands for a call of the program's is made as the program made it, by
+ * REAL.
+ */
+#define kernel_call(...)                                                                           \
+    (__builtin_expect(atomic_load_explicit(&real_kernel, memory_order_relaxed) != NULL, 1)         \
+         ? atomic_load_explicit(&real_kernel, memory_order_relaxed)(__VA_ARGS__)                   \
+         : (real_bind(), real_kernel)(__VA_ARGS__))
+
+/* From now on kernel_call asks sandbox_allows first. */
+void real_enter_sandbox(void);
 
 #endif

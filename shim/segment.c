@@ -8,6 +8,7 @@
 #include "growth.h"
 #include "libc.h"
 #include "real.h"
+#include "sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -189,7 +190,9 @@ void segment_event(struct segment *segment, enum event_kind kind, uint32_t pid, 
 void segment_wake(struct segment *segment, bool everybody)
 {
     atomic_fetch_add(&segment->room, 1);
-    if (!atomic_load(&segment->room_awaited))
+    /* In a sandbox that forbids it the sleepers look for themselves, when their slices end; the
+     * next one who may wakes them. */
+    if (!atomic_load(&segment->room_awaited) || !sandbox_permits(SYS_futex))
         return;
     /* The one that is woken may be at a ceiling of its own process, and of no use. */
     everybody = everybody || segment_limit(segment, LIMIT_CONNS) != LIMIT_OFF;

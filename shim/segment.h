@@ -130,7 +130,9 @@ struct segment_process {
     struct segment_concurrency concurrency; /* conns=auto */
     _Atomic uint32_t pending;               /* changes under way: see connections.h */
     _Atomic uint32_t flags;                 /* PROCESS_FOREIGN and so on */
-    _Atomic uint32_t slicing;               /* threads that wait in slices for room */
+    _Atomic uint32_t
+        sandboxed;            /* 1 + what its seccomp filters keep out (SANDBOX_BYTES ...), or 0 */
+    _Atomic uint32_t slicing; /* threads that wait in slices for room */
     _Atomic uint64_t counter[COUNTERS];
     _Atomic uint64_t override_mask; /* a bit for each limit set for this process alone */
     _Atomic uint64_t override[LIMIT_KEYS];
@@ -227,6 +229,7 @@ struct segment {
     _Atomic uint64_t timed_until_ns;  /* somebody looks at how long answers take: see sojourn.h */
     struct histogram accept_wait;     /* how long clients were in accept queues; a sample */
     struct histogram sojourn;         /* and requests in the program; a sample */
+    _Atomic uint32_t sandbox_told;    /* EVENT_SANDBOXED was recorded */
     _Atomic uint64_t peers_lock;
     _Atomic uint64_t path[SEGMENT_PATH_MAX / 8]; /* as it was created */
     _Atomic uint32_t name_lost;                  /* that path is no longer this file's; said */

@@ -6,6 +6,7 @@
 #include "libc.h"
 #include "liveness.h"
 #include "real.h"
+#include "sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -54,16 +55,18 @@ void service_say_name_is_lost(void)
     service_event(EVENT_NAME_LOST, 0, "found by its processes from now on");
 }
 
-void service_detach(const char *why)
+bool service_detach(const char *why)
 {
+    bool replaced = sandbox_permits(SYS_mmap);
     if (!atomic_exchange(&service.active, false))
-        return;
+        return replaced;
     /* Other threads may be in the middle of a change: they must find memory, if an empty one. */
-    if (mmap(service.segment, sizeof *service.segment, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+    if (replaced && mmap(service.segment, sizeof *service.segment, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
         abort();
-    atomic_store(&service.detached, true);
+    atomic_fetch_or(&service.hindered, SERVICE_DETACHED);
     service_say(why, ": this process goes on without limits");
+    return replaced;
 }
 
 /* Fails open, or does not start at all when the operator asked for that. */

@@ -10,10 +10,16 @@
 
 #include <pthread.h>
 
+/* Why ceilings on connections do not hold in this process. */
+enum {
+    SERVICE_DETACHED = 1,  /* and what was done to the program's listeners is not undone yet */
+    SERVICE_SANDBOXED = 2, /* its seccomp filters forbid what they take: see sandbox.h */
+};
+
 struct service {
     struct segment *segment;
     _Atomic bool active;
-    _Atomic bool detached; /* and what was done to the program's listeners is not undone yet */
+    _Atomic uint32_t hindered; /* SERVICE_DETACHED and SERVICE_SANDBOXED */
     uint32_t self; /* index of this process; 0 is shared by those that found the table full */
     uint32_t pid;
     uint64_t pid_namespace, started; /* as in liveness.h */
@@ -59,8 +65,9 @@ void service_start(void);
 /*
  * Lets go of a segment that was damaged: private zeroes take its place, so that every later access
  * is harmless, and the program goes on without limits. Async-signal-safe. Says `why` once.
+ * False when a seccomp filter forbids mmap: the segment's memory is still there, then.
  */
-void service_detach(const char *why);
+bool service_detach(const char *why);
 
 /* Whether the service is active and its segment in order; lets go of one that was overwritten. */
 static inline bool service_intact(void)

@@ -369,13 +369,27 @@ void shedding_forget(int fd)
     spinlock_give(&lock);
 }
 
-void shedding_after_fork_in_child(void)
+static void let_everybody_go(void)
 {
-    spinlock_reset(&lock);
     for (unsigned i = 0; i < LINGER_MAX; i++) {
         if (lingering[i].stage != STAGE_NONE)
             let_go(lingering[i].fd);
         lingering[i].stage = STAGE_NONE;
     }
     atomic_store(&lingering_count, 0);
+}
+
+void shedding_let_everybody_go(void)
+{
+    if (!shedding_lingering())
+        return;
+    spinlock_take(&lock);
+    let_everybody_go();
+    spinlock_give(&lock);
+}
+
+void shedding_after_fork_in_child(void)
+{
+    spinlock_reset(&lock);
+    let_everybody_go();
 }

@@ -36,6 +36,9 @@ void shedding_attend(void);
 void shedding_forget(int fd);
 
 /* In a forked child: its copies of the parent's lingering connections are closed. */
+/* Closes all that linger, whether their clients have read the answer or not. */
+void shedding_let_everybody_go(void);
+
 void shedding_after_fork_in_child(void);
 
 #endif

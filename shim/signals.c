@@ -90,8 +90,7 @@ void signals_hold(struct held_signals *held)
         return;
     int saved = errno;
     sigemptyset(&held->before);
-    kernel_call(SYS_rt_sigprocmask, SIG_BLOCK, &all, &held->before, sizeof all);
-    held->held = true;
+    held->held = kernel_call(SYS_rt_sigprocmask, SIG_BLOCK, &all, &held->before, sizeof all) == 0;
     errno = saved;
 }
 

@@ -8,6 +8,7 @@
 #include "pacing.h"
 #include "pausing.h"
 #include "real.h"
+#include "sandbox.h"
 #include "signals.h"
 #include "sojourn.h"
 #include "stalls.h"
@@ -277,6 +278,8 @@ static ssize_t write_vector(int fd, struct flow *flow, const struct iovec *vecto
         asked = true;
         if (!wait_for_room(fd, flow, patience, done > 0))
             return end(flow, done, errno);
+        if (!sandbox_serves(SANDBOX_BYTES)) /* entered by another thread meanwhile */
+            return end(flow, done, EINTR);
         if (!service_active())
             return done ? (ssize_t)done : send_rest(fd, &rest, flags, &offered);
     }

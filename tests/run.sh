@@ -112,7 +112,7 @@ stress() {
 
 units() {
     local failed=0
-    for test in limits limit_rows segment busy policies; do
+    for test in limits limit_rows segment busy policies sandbox; do
         bounded "${TESTS:-$BUILD/tests}"/test_$test || failed=1
     done
     return $failed
@@ -153,6 +153,7 @@ step "what a refusal does to the program" /usr/bin/python3 tests/servers/test_re
 step "limits and changes, live" build/tests/test_live
 step "busy replies, by real clients" build/tests/test_dialects
 step "clients that back off" /usr/bin/python3 tests/servers/test_clients.py
+step "programs in sandboxes of their own" /usr/bin/python3 tests/servers/test_sandboxes.py
 step "buffers of real servers" build/tests/test_buffers
 step "stalls of real servers" /usr/bin/python3 tests/servers/test_stalls.py
 step "full-duplex streams" build/tests/test_duplex

@@ -69,6 +69,7 @@ struct process_view {
     char command[17];
     uint64_t conns; /* that the kernel still knows */
     uint64_t outbound;
+    uint32_t sandboxed; /* as in the segment */
     uint64_t counter[COUNTERS];
     uint64_t override_mask;
     uint64_t override[LIMIT_KEYS];

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "../shim/sandbox.h"
 #include "commands.h"
 #include "pids.h"
 #include "services.h"
@@ -59,6 +60,40 @@ static void print_found(const char *whose, const struct found_view *found)
            found->least_us / 1000.0, found->answers_per_s);
 }
 
+static const struct {
+    uint32_t purpose;
+    const char *name;
+} purposes[] = {
+    {SANDBOX_CEILINGS, "conns"}, {SANDBOX_BYTES, "bytes"}, {SANDBOX_CONNECTS, "connects"}};
+
+static bool keeps_out(const struct process_view *process, uint32_t purpose)
+{
+    return process->sandboxed && (process->sandboxed - 1) & purpose;
+}
+
+/* What the process's seccomp filters keep out of it; NULL when it put none around itself. */
+static json_t *kept_out_json(const struct process_view *process)
+{
+    if (!process->sandboxed)
+        return NULL;
+    json_t *names = json_array();
+    for (size_t i = 0; i < sizeof purposes / sizeof *purposes; i++)
+        if (keeps_out(process, purposes[i].purpose))
+            json_array_append_new(names, json_string(purposes[i].name));
+    return names;
+}
+
+static void print_kept_out(const struct process_view *process)
+{
+    if (!keeps_out(process, SANDBOX_EVERYTHING))
+        return;
+    fputs("           its seccomp filter keeps out limits on:", stdout);
+    for (size_t i = 0; i < sizeof purposes / sizeof *purposes; i++)
+        if (keeps_out(process, purposes[i].purpose))
+            printf(" %s", purposes[i].name);
+    putchar('\n');
+}
+
 static json_t *process_json(const struct service_view *view, const struct process_view *process)
 {
     json_t *object = json_object(), *own = json_object();
@@ -80,6 +115,9 @@ static json_t *process_json(const struct service_view *view, const struct proces
     }
     json_object_set_new(object, "outbound", json_integer((json_int_t)process->outbound));
     json_object_set_new(object, "limits", own);
+    json_t *kept_out = kept_out_json(process);
+    if (kept_out)
+        json_object_set_new(object, "sandbox_keeps_out", kept_out);
     if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
         json_object_set_new(object, "auto", found_json(&process->found));
     return object;
@@ -224,6 +262,7 @@ static void print_service(const struct service_file *service, const struct servi
                 "that it is gone");
         if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
             print_found("    conns=auto", &process->found);
+        print_kept_out(process);
     }
     puts("listeners");
     printf("  %8s %9s  %s\n", "QUEUE", "QUEUE-MAX", "ADDRESS");

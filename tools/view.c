@@ -171,6 +171,7 @@ static void view_processes(const struct service_file *service, struct service_vi
         clean_text(process->command, sizeof process->command, seen->command, sizeof seen->command);
         memcpy(seen->counter, counter, sizeof counter);
         seen->outbound = gauge_count(&process->outbound);
+        seen->sandboxed = atomic_load(&process->sandboxed);
         seen->override_mask = atomic_load(&process->override_mask);
         for (unsigned j = 0; j < LIMIT_KEYS; j++)
             seen->override[j] = atomic_load(&process->override[j]);

@@ -148,7 +148,7 @@ static bool start_vsftpd(struct server *server, const char *const *limits)
         server_file(server, "vsftpd.conf",
                     "listen=YES\nlisten_address=127.0.0.1\nlisten_port=%u\nbackground=NO\n"
                     "anonymous_enable=YES\nlocal_enable=NO\nmax_clients=0\nmax_per_ip=0\n"
-                    "secure_chroot_dir=/var/run/vsftpd/empty\nseccomp_sandbox=NO\n",
+                    "secure_chroot_dir=/var/run/vsftpd/empty\nseccomp_sandbox=YES\n",
                     server->port);
     return server_start(server, with_queue(limits), COMMAND("vsftpd", config));
 }
