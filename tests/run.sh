@@ -147,6 +147,7 @@ step "semantics of accept and of waiting, in musl" in_musl semantics
 step "semantics of reading and writing, in musl" in_musl output
 step "signal handlers, forks, cancellation, small stacks, in musl" in_musl stress
 step "ways to accept and to close, in musl" styles_in_musl
+step "programs of other libcs" /usr/bin/python3 tests/servers/test_libcs.py
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "what a refusal does to the program" /usr/bin/python3 tests/servers/test_refusals.py

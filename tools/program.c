@@ -23,6 +23,13 @@
 #define OWN_MACHINE EM_NONE
 #endif
 
+/* The oldest glibc that the shim loads in: shim/libc.h. */
+#ifdef __riscv
+#define OLDEST_GLIBC "GLIBC_2.27"
+#else
+#define OLDEST_GLIBC "GLIBC_2.17"
+#endif
+
 bool program_find(const char *command, char *out, size_t size)
 {
     const char *path = getenv("PATH");
@@ -127,6 +134,67 @@ static void read_sections(Elf *elf, struct program *program)
     }
 }
 
+/* Whether one of the versions that the section defines has this name. */
+static bool is_defined(Elf *elf, Elf_Scn *section, const GElf_Shdr *header, const char *version)
+{
+    Elf_Data *data = elf_getdata(section, NULL);
+    GElf_Verdef entry;
+    GElf_Verdaux name;
+    int offset = 0;
+    for (size_t i = 0; data && i < header->sh_info; i++) {
+        if (!gelf_getverdef(data, offset, &entry) ||
+            !gelf_getverdaux(data, offset + (int)entry.vd_aux, &name))
+            return false;
+        const char *text = elf_strptr(elf, header->sh_link, name.vda_name);
+        if (text && strcmp(text, version) == 0)
+            return true;
+        offset += (int)entry.vd_next;
+    }
+    return false;
+}
+
+/* Whether the file at `path` is a library that defines versions, but not this one. */
+static bool lacks_version(const char *path, const char *version)
+{
+    bool defines = false, defines_it = false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    Elf *elf = fd < 0 ? NULL : elf_begin(fd, ELF_C_READ, NULL);
+    for (Elf_Scn *section = NULL; elf && (section = elf_nextscn(elf, section));) {
+        GElf_Shdr header;
+        if (!gelf_getshdr(section, &header) || header.sh_type != SHT_GNU_verdef)
+            continue;
+        defines = true;
+        defines_it |= is_defined(elf, section, &header, version);
+    }
+    elf_end(elf);
+    if (fd >= 0)
+        close(fd);
+    return defines && !defines_it;
+}
+
+/* A program that brings a glibc of its own has it in the directory of its loader. */
+static void judge_loader(struct program *program)
+{
+    /* As the ABI of each machine names them; the last two are other machines'. */
+    static const char *const glibcs[] = {"ld-linux", "ld.so.", "ld64.so."};
+    char path[PATH_MAX], libc[PATH_MAX + sizeof "/libc.so.6"];
+    const char *name = strrchr(program->loader, '/');
+    bool is_glibcs = false;
+
+    name = name ? name + 1 : program->loader;
+    if (strncmp(name, "ld-musl-", 8) == 0)
+        return;
+    for (size_t i = 0; i < sizeof glibcs / sizeof *glibcs; i++)
+        is_glibcs |= strncmp(name, glibcs[i], strlen(glibcs[i])) == 0;
+    if (!is_glibcs)
+        program->traits |= PROGRAM_OTHER_LIBC;
+    if (!is_glibcs || program->traits & PROGRAM_OTHER_ABI || !realpath(program->loader, path))
+        return;
+    snprintf(libc, sizeof libc, "%.*s/libc.so.6", (int)(strrchr(path, '/') - path), path);
+    if (lacks_version(libc, OLDEST_GLIBC))
+        program->traits |= PROGRAM_OLD_LIBC;
+}
+
 static void read_loader(int fd, Elf *elf, struct program *program)
 {
     size_t count;
@@ -141,8 +209,7 @@ static void read_loader(int fd, Elf *elf, struct program *program)
         if (pread(fd, program->loader, size, (off_t)header.p_offset) != (ssize_t)size)
             program->loader[0] = '\0';
         program->loader[size] = '\0';
-        if (strstr(program->loader, "ld-musl"))
-            program->traits |= PROGRAM_OTHER_LIBC;
+        judge_loader(program);
         return;
     }
     program->traits |= PROGRAM_STATIC; /* elf(5): a dynamically linked program names its loader */

@@ -13,13 +13,14 @@ enum {
     PROGRAM_ELF = 1,
     PROGRAM_STATIC = 2,     /* names no loader */
     PROGRAM_OTHER_ABI = 4,  /* 32-bit, or another machine's */
-    PROGRAM_OTHER_LIBC = 8, /* its loader is not glibc's: musl */
+    PROGRAM_OTHER_LIBC = 8, /* its loader is neither glibc's nor musl's */
     PROGRAM_GO = 16,
     PROGRAM_SET_ID = 32,       /* set-user-ID or set-group-ID, to somebody else */
     PROGRAM_CAPABILITIES = 64, /* file capabilities, and the caller is not root */
     PROGRAM_IO_URING = 128,    /* is linked against liburing, or makes io_uring's system calls */
     PROGRAM_RAW_ACCEPT = 256,  /* has the instructions for accept(2) without libc */
     PROGRAM_SYSCALL = 512,     /* imports syscall(3) */
+    PROGRAM_OLD_LIBC = 1024,   /* the glibc beside its loader lacks what the shim needs of it */
 };
 
 struct program {

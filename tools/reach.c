@@ -16,7 +16,8 @@ static const struct {
     {PROGRAM_OTHER_ABI, "a program of another machine or a 32-bit program, which cannot load this "
                         "64-bit library"},
     {PROGRAM_STATIC, "statically linked, so nothing can be preloaded into it"},
-    {PROGRAM_OTHER_LIBC, "linked with musl, whose loader cannot load a library made for glibc"},
+    {PROGRAM_OTHER_LIBC, "its loader is neither glibc's nor musl's, and cannot load this library"},
+    {PROGRAM_OLD_LIBC, "its own glibc is older than this library can do with"},
 };
 
 static const struct {
@@ -34,6 +35,12 @@ const char *reach_obstacle(const struct program *program)
         if (program->traits & obstacles[i].trait)
             return obstacles[i].text;
     return NULL;
+}
+
+bool reach_stops(const struct program *program)
+{
+    /* The loaders of 32-bit programs, glibc's and musl's, ignore what is not for them. */
+    return program->traits & (PROGRAM_OTHER_LIBC | PROGRAM_OLD_LIBC);
 }
 
 const char *reach_remark(const struct program *program, unsigned number)

@@ -13,6 +13,9 @@
 /* Why nothing can be preloaded into the program, in words; NULL when it can be. */
 const char *reach_obstacle(const struct program *program);
 
+/* Whether the program would not even start with the library in LD_PRELOAD. */
+bool reach_stops(const struct program *program);
+
 /* What of the program's doing the shim may not see, as the n-th remark; NULL after the last. */
 const char *reach_remark(const struct program *program, unsigned number);
 

@@ -203,13 +203,15 @@ static int start(const char *name, const struct limits_source *source, char **co
     if (!compose(environment, sizeof environment, name, source) ||
         setenv("BACKPRESSURE", environment, 1) < 0)
         return complain(EXIT_FAILED, "the limits do not fit into the environment");
-    if (!reach_program(command[0], &program, why, sizeof why)) {
+    bool reached = reach_program(command[0], &program, why, sizeof why);
+    if (!reached) {
         if (source->limits.value[LIMIT_STRICT] == 1)
             return complain(EXIT_FAILED, "%s: %s; not started, because of strict=on", command[0],
                             why);
         complain(EXIT_DONE, "%s: %s: it runs without limits", command[0], why);
     }
-    int status = preload(library);
+    /* Where it does not load, it may still load in what the program starts. */
+    int status = !reached && reach_stops(&program) ? EXIT_DONE : preload(library);
     if (status != EXIT_DONE)
         return status;
     execvp(command[0], command);
