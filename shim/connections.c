@@ -2,13 +2,9 @@
 #include "connections.h"
 
 #include "audit.h"
-#include "credit.h"
-#include "flows.h"
 #include "growth.h"
-#include "pausing.h"
 #include "peers.h"
 #include "policy/token_bucket.h"
-#include "readiness.h"
 #include "real.h"
 #include "service.h"
 #include "sockdiag.h"
@@ -28,6 +24,13 @@
 static _Atomic uint16_t local_references[SEGMENT_CONNS];
 /* Children being spawned just now. */
 static _Atomic uint32_t spawning;
+
+static const struct connection_features *features;
+
+void connections_serve(const struct connection_features *wanted)
+{
+    features = wanted;
+}
 
 static void change_begins(void)
 {
@@ -135,7 +138,7 @@ enum reservation connections_room(void)
 {
     if (!open_to_all())
         return RESERVATION_PAUSED;
-    if (!below_ceilings() || !credit_room())
+    if (!below_ceilings() || !features->room())
         return RESERVATION_FULL;
     return connections_rate_wait() ? RESERVATION_RATE : RESERVED;
 }
@@ -149,7 +152,7 @@ enum reservation connections_reserve(void)
         return RESERVED;
     if (atomic_load(&segment->admission) != ADMISSION_OPEN)
         return RESERVATION_PAUSED;
-    if (!credit_room())
+    if (!features->room())
         return RESERVATION_FULL;
     change_begins();
     if (!gauge_take(&segment->conns, total_ceiling())) {
@@ -200,11 +203,11 @@ bool connections_full_for_certain(void)
     struct segment *segment = service.segment;
 
     audit_run();
-    if (!credit_room())
-        credit_reclaim();
+    if (!features->room())
+        features->make_room();
     return reached(&segment->conns, connections_changing(), total_ceiling()) ||
            reached(&service_self()->conns, atomic_load(&service_self()->pending), own_ceiling()) ||
-           !credit_room();
+           !features->room();
 }
 
 /* --- slots --- */
@@ -287,7 +290,7 @@ static bool free_slot(uint32_t slot, uint32_t state)
     if (peer && peer <= SEGMENT_PEERS)
         gauge_touch(&segment->peer[peer - 1].conns);
     atomic_store(&conn->holders, 0);
-    credit_closed(slot);
+    features->freed(slot);
     atomic_store(&segment->conn_state[slot], ((state >> 2) + 1) << 2 | CONN_FREE);
     peers_cancel(peer);
     gauge_give(&segment->conns);
@@ -370,7 +373,7 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
     atomic_store(&segment->conn_state[slot], generation << 2 | CONN_OPEN);
     change_ends();
     descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, generation));
-    flows_begin(fd, slot, generation, family);
+    features->begins(fd, slot, generation, family, false);
     service_count(COUNTER_ACCEPTED, 1);
     raise_to(&self->counter[COUNTER_CONNS_PEAK], gauge_count(&self->conns));
     raise_to(&segment->conns_peak, gauge_count(&segment->conns));
@@ -400,18 +403,16 @@ bool connections_adopt(int fd, uint64_t inode)
             atomic_fetch_or(&conn->flags, CONN_SHARED);
         if (added) {
             gauge_take(&service_self()->conns, UINT64_MAX);
-            credit_shared(slot, service.self);
+            features->shared(slot, service.self);
             atomic_store(&local_references[slot], 0);
         }
         bool first = atomic_load(&local_references[slot]) == 0;
         atomic_fetch_add(&local_references[slot], 1);
         change_ends();
         descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, state >> 2));
-        if (first) {
-            flows_begin(fd, slot, state >> 2,
-                        atomic_load(&conn->flags) & CONN_UNIX ? AF_UNIX : AF_INET);
-            flows_inherited(fd);
-        }
+        if (first)
+            features->begins(fd, slot, state >> 2,
+                             atomic_load(&conn->flags) & CONN_UNIX ? AF_UNIX : AF_INET, true);
         return true;
     }
     return false;
@@ -427,10 +428,8 @@ void connections_departing(int fd, descriptor what, struct departure *departure)
 {
     struct segment_conn *conn = open_slot(what);
     uint32_t slot = descriptor_index(what);
-    struct flow *flow = flow_at(what);
 
-    if (flow)
-        pausing_closes(fd, flow);
+    features->closes(fd, what);
     departure->verify = conn && atomic_load(&local_references[slot]) == 1 &&
                         (atomic_load(&conn->flags) & CONN_SHARED || atomic_load(&spawning) > 0);
     if (departure->verify)
@@ -486,11 +485,11 @@ static bool let_go(struct segment_conn *conn, descriptor what, const struct depa
     uint64_t rest;
     enum witness_answer answer = departure->verify ? witness_ask(departure->set) : WITNESS_UNKNOWN;
 
-    flows_end(descriptor_index(what), descriptor_generation(what));
+    features->ends(descriptor_index(what), descriptor_generation(what));
     gauge_touch(&service_self()->conns);
     if (holders_remove(conn, service.self, &rest)) {
         gauge_give(&service_self()->conns);
-        credit_left(descriptor_index(what), service.self);
+        features->left(descriptor_index(what), service.self);
     } else {
         rest = atomic_load(&conn->holders); /* this process was one too many to be named there */
     }
@@ -514,7 +513,7 @@ void connections_departed(descriptor what, const struct departure *departure)
     if (!let_go(conn, what, departure))
         segment_wake(service.segment, false);
     change_ends();
-    readiness_room_made();
+    features->room_made();
     errno = saved;
 }
 
@@ -565,7 +564,7 @@ void connections_inherit(uint32_t child)
             atomic_fetch_or(&conn->flags, CONN_SHARED);
         if (added) {
             gauge_take(&service.segment->process[child].conns, UINT64_MAX);
-            credit_shared(descriptor_index(what), child);
+            features->shared(descriptor_index(what), child);
         }
     }
 }
@@ -584,7 +583,7 @@ static void forget_holder(uint32_t slot, uint32_t holder)
     gauge_touch(&segment->process[holder].conns);
     if (holders_remove(conn, holder, &rest)) {
         gauge_give(&segment->process[holder].conns);
-        credit_left(slot, holder);
+        features->left(slot, holder);
         if (rest == 0 && !(atomic_load(&conn->flags) & CONN_SHARED))
             free_slot(slot, state);
     }

@@ -54,6 +54,31 @@ uint64_t connections_rate_wait(void);
  */
 bool connections_full_for_certain(void);
 
+/*
+ * What other rooms do for connections, since output has its own limits and waits their listeners.
+ * Async-signal-safe; no lock is held; errno need not be kept.
+ */
+struct connection_features {
+    /* This process has a first descriptor for the connection: accepted, or inherited. */
+    void (*begins)(int fd, uint32_t slot, uint32_t generation, int family, bool inherited);
+    /* It is about to close `fd`; and it has no descriptor for it any more. */
+    void (*closes)(int fd, descriptor what);
+    void (*ends)(uint32_t slot, uint32_t generation);
+    /* One more process holds it; one holds it no longer; nobody does, and its slot is to be free.
+     */
+    void (*shared)(uint32_t slot, uint32_t process);
+    void (*left)(uint32_t slot, uint32_t process);
+    void (*freed)(uint32_t slot);
+    /* Whether there is room for what one more would have queued; and makes some. */
+    bool (*room)(void);
+    void (*make_room)(void);
+    /* A slot may be free. */
+    void (*room_made)(void);
+};
+
+/* Every member is set; `features` live for ever. Before a service is joined. */
+void connections_serve(const struct connection_features *features);
+
 /* Fills the reserved slot with the accepted `fd`, and tracks it. `auditable`: sock_diag lists it.
  */
 void connections_commit(int fd, int family, bool auditable, uint32_t peer);
@@ -69,15 +94,6 @@ bool connections_adopt(int fd, uint64_t inode);
 
 /* One more, one fewer descriptor of this process for a connection. */
 void connections_retain(descriptor what);
-
-/* A close, from before it, while it can be prepared to tell who else holds the connection, to after
- * it. */
-struct departure {
-    bool verify; /* others may: `set` tells (witness.h), or -1 */
-    int set;
-};
-/* Of a descriptor that is gone already. */
-static const struct departure departure_unseen = {.verify = false, .set = -1};
 
 /* The descriptor is about to be closed; then it was, or it stays open after all. */
 void connections_departing(int fd, descriptor what, struct departure *departure);

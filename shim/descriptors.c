@@ -1,17 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "descriptors.h"
 
-#include "connections.h"
 #include "kept.h"
-#include "listeners.h"
-#include "outbound.h"
-#include "readiness.h"
 #include "real.h"
 #include "service.h"
-#include "shedding.h"
-#include "sockdiag.h"
-#include "waiting_room.h"
-#include "witness.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,12 +16,15 @@
 #include <unistd.h>
 
 #define HIGH_ENOUGH 16384 /* 128 KB of the kernel's memory */
+#define ADOPTERS 2
 #define WITHOUT_PROC 1024 /* descriptors looked at when /proc cannot tell which are open */
 
 _Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
 _Atomic uint64_t descriptors_withheld[DESCRIPTORS_MAX / DESCRIPTORS_PER_WORD];
 _Atomic int descriptors_withheld_end;
 static _Atomic int table_end;
+static const struct descriptor_operations *served[16]; /* any value that four bits can have */
+static bool (*adopters[ADOPTERS])(int fd);
 
 int descriptors_end(void)
 {
@@ -59,31 +54,31 @@ int descriptors_kernel_end(void)
     return end > 0 ? end : INT_MAX;
 }
 
+void descriptors_serve(enum descriptor_kind kind, const struct descriptor_operations *operations)
+{
+    served[kind] = operations;
+}
+
+void descriptors_ask(bool (*adopts)(int fd))
+{
+    unsigned i = 0;
+    while (i < ADOPTERS - 1 && adopters[i])
+        i++;
+    adopters[i] = adopts;
+}
+
+static const struct descriptor_operations *operations_of(descriptor what)
+{
+    static const struct descriptor_operations none;
+    const struct descriptor_operations *operations = served[descriptor_kind(what)];
+    return operations ? operations : &none;
+}
+
 /* Lets the room that owns what was at `fd` know that it is there no longer. */
 static void gone(int fd, descriptor what, const struct departure *departure)
 {
-    switch (descriptor_kind(what)) {
-    case DESCRIPTOR_CONN:
-        connections_departed(what, departure);
-        break;
-    case DESCRIPTOR_LISTENER:
-        listeners_closed(fd, descriptor_index(what));
-        break;
-    case DESCRIPTOR_EPOLL:
-        readiness_set_closed(fd);
-        break;
-    case DESCRIPTOR_OUTBOUND:
-        outbound_closed(descriptor_index(what));
-        break;
-    case DESCRIPTOR_OWN:
-        shedding_forget(fd);
-        waiting_room_forget(fd);
-        witness_forget(fd);
-        break;
-    case DESCRIPTOR_SEGMENT:
-    case DESCRIPTOR_NONE:
-        break;
-    }
+    if (operations_of(what)->departed)
+        operations_of(what)->departed(fd, what, departure);
 }
 
 static void raise_to(_Atomic int *end, int least)
@@ -160,10 +155,8 @@ static descriptor depart(int fd, struct departure *departure)
 {
     descriptor what = descriptor_at(fd);
     *departure = departure_unseen;
-    if (descriptor_kind(what) == DESCRIPTOR_CONN)
-        connections_departing(fd, what, departure);
-    else if (descriptor_kind(what) == DESCRIPTOR_OUTBOUND)
-        outbound_departing(fd, descriptor_index(what));
+    if (operations_of(what)->departing)
+        operations_of(what)->departing(fd, what, departure);
     return descriptor_take(fd);
 }
 
@@ -210,12 +203,15 @@ int descriptors_close_range(unsigned first, unsigned last,
 
 static void retain(descriptor what)
 {
-    if (descriptor_kind(what) == DESCRIPTOR_CONN)
-        connections_retain(what);
-    else if (descriptor_kind(what) == DESCRIPTOR_LISTENER)
-        listeners_retain(descriptor_index(what));
-    else if (descriptor_kind(what) == DESCRIPTOR_OUTBOUND)
-        outbound_retain(descriptor_index(what));
+    if (operations_of(what)->retain)
+        operations_of(what)->retain(what);
+}
+
+void descriptor_passed(int fd)
+{
+    descriptor what = descriptor_at(fd);
+    if (operations_of(what)->passed)
+        operations_of(what)->passed(what);
 }
 
 void descriptor_duplicated(int from, int to)
@@ -244,7 +240,8 @@ int descriptor_dup2(int from, int to, int (*dup_real)(int, int, void *), void *c
     int result = dup_real(from, to, context);
     int saved = errno;
     if (result < 0) {
-        connections_stay(&departure);
+        if (operations_of(what)->stays)
+            operations_of(what)->stays(&departure);
         descriptor_put(to, what); /* still open, as it was */
     } else {
         gone(to, what, &departure);
@@ -306,13 +303,12 @@ void descriptor_adopt(int fd)
     int value = 0;
     socklen_t length = sizeof value;
     int saved = errno;
+    bool stream = kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &value, &length) == 0 &&
+                  value == SOCK_STREAM;
 
-    if (kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &value, &length) == 0 &&
-        value == SOCK_STREAM && listeners_learn(fd) < 0) {
-        uint64_t inode = sockdiag_inode(fd);
-        if (inode)
-            connections_adopt(fd, inode);
-    }
+    for (unsigned i = 0; stream && i < ADOPTERS && adopters[i]; i++)
+        if (adopters[i](fd))
+            break;
     errno = saved;
 }
 

@@ -26,6 +26,8 @@ enum descriptor_kind {
     DESCRIPTOR_SEGMENT,  /* the segment's file: see kept.h */
 };
 
+#define DESCRIPTOR_KINDS (DESCRIPTOR_SEGMENT + 1)
+
 /* kind << 60 | index << 32 | generation; 0 is a descriptor that is not tracked */
 typedef uint64_t descriptor;
 
@@ -79,6 +81,35 @@ extern INTERNAL _Atomic int descriptors_withheld_end; /* one above the highest t
 
 /* The first of them from `fd` on; -1 when there is none. */
 int descriptors_next_withheld(int fd);
+
+/* A close, from before it, while it can be prepared to tell who else holds the connection, to after
+ * it. */
+struct departure {
+    bool verify; /* others may: `set` tells (witness.h), or -1 */
+    int set;
+};
+/* Of a descriptor that is gone already. */
+static const struct departure departure_unseen = {.verify = false, .set = -1};
+
+/* What a kind of descriptor does when its descriptors come and go. Any may be NULL. Called without
+ * a lock; async-signal-safe; errno is not kept. */
+struct descriptor_operations {
+    /* One more number for it. */
+    void (*retain)(descriptor what);
+    /* It is about to be closed, and still is `fd`. Then it was closed, or stays open after all. */
+    void (*departing)(int fd, descriptor what, struct departure *departure);
+    void (*departed)(int fd, descriptor what, const struct departure *departure);
+    void (*stays)(const struct departure *departure);
+    /* It goes out in a message: anybody may hold it from now on, or the message itself. */
+    void (*passed)(descriptor what);
+};
+
+/* Which room serves a kind; `operations` live for ever. Before the program runs. */
+void descriptors_serve(enum descriptor_kind kind, const struct descriptor_operations *operations);
+
+/* Who knows what a stream socket is that was inherited or received, and tracks it: asked in the
+ * order in which they were named, until one says true. Before the program runs. */
+void descriptors_ask(bool (*adopts)(int fd));
 
 /* One above the highest number that was ever tracked. */
 int descriptors_end(void);
@@ -137,6 +168,9 @@ int descriptor_move_high(int fd);
 
 /* Finds out what an inherited or received descriptor is, and tracks it. */
 void descriptor_adopt(int fd);
+
+/* The descriptor goes out in a message. */
+void descriptor_passed(int fd);
 
 /* Adopts everything this process was started with. */
 void descriptors_adopt_all(void);

@@ -7,7 +7,6 @@
 #include "connections.h"
 #include "credit.h"
 #include "due.h"
-#include "outbound.h"
 #include "pacing.h"
 #include "pausing.h"
 #include "real.h"
@@ -97,6 +96,13 @@ static void bring_in_line(int fd, struct flow *flow, void *context)
         pausing_resume(flow);
 }
 
+static void (*adjust_others)(uint32_t before, uint32_t after);
+
+void flows_on_limits(void (*adjust)(uint32_t before, uint32_t after))
+{
+    adjust_others = adjust;
+}
+
 void flows_refresh(void)
 {
     uint64_t seen = atomic_load(&flows_seen_limits), version = flows_limits_version();
@@ -108,8 +114,8 @@ void flows_refresh(void)
     atomic_store(&flows_mode_now, mode);
     if (mode | before)
         flows_each(bring_in_line, &mode);
-    if ((mode | before) & FLOWS_PACE && sandbox_serves(SANDBOX_BYTES))
-        outbound_pace_all();
+    if (adjust_others && sandbox_serves(SANDBOX_BYTES))
+        adjust_others(before, mode);
     errno = saved;
 }
 

@@ -71,6 +71,9 @@ extern INTERNAL struct flow flows[SEGMENT_CONNS];
 extern INTERNAL _Atomic uint32_t flows_mode_now;
 extern INTERNAL _Atomic uint64_t flows_seen_limits;
 
+/* Called with the mode of before and after, when limits have changed: for what else is paced. */
+void flows_on_limits(void (*adjust)(uint32_t before, uint32_t after));
+
 /* Works the mode out again after limits changed, and brings every connection in line. */
 void flows_refresh(void);
 

@@ -18,6 +18,7 @@
 #include "service.h"
 #include "shedding.h"
 #include "waiting_room.h"
+#include "wiring.h"
 #include "witness.h"
 
 #include <errno.h>
@@ -179,6 +180,7 @@ __attribute__((constructor(101))) static void start(void)
 {
     int saved = errno;
     real_bind();
+    wiring_connect();
     service_start();
     if (service_active()) {
         guard_install();

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "passing.h"
 
-#include "connections.h"
 #include "descriptors.h"
 #include "libc.h"
 #include "service.h"
@@ -35,18 +34,11 @@ static void each_descriptor(const struct msghdr *message, void (*visit)(int fd))
     }
 }
 
-static void leaves(int fd)
-{
-    descriptor what = descriptor_at(fd);
-    if (descriptor_kind(what) == DESCRIPTOR_CONN)
-        connections_passed(what);
-}
-
 void passing_sends(const struct msghdr *message)
 {
     if (message && message->msg_control && !passing_nothing(message) && service_active() &&
         !in_vfork_child)
-        each_descriptor(message, leaves);
+        each_descriptor(message, descriptor_passed);
 }
 
 void passing_received(struct msghdr *message)

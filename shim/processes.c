@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "processes.h"
 
-#include "connections.h"
 #include "growth.h"
 #include "kept.h"
 #include "real.h"
@@ -72,6 +71,27 @@ enum liveness processes_judge(uint64_t reference)
     return liveness_of(service.segment, index, identity, &here, true);
 }
 
+/* --- who hears of it --- */
+
+static const struct processes_audience *audience;
+
+void processes_tell(const struct processes_audience *wanted)
+{
+    audience = wanted;
+}
+
+static void tell_inherits(uint32_t child)
+{
+    if (audience)
+        audience->inherits(child);
+}
+
+static void tell_gone(uint32_t process, bool proved)
+{
+    if (audience)
+        audience->gone(process, proved);
+}
+
 /* --- the dead --- */
 
 static void clear_name(struct segment_process *process)
@@ -94,7 +114,7 @@ static void reap(struct segment_process *process, uint64_t identity, bool proved
             process_identity(identity, PROCESS_REAPING, process_pid(identity))))
         return;
     atomic_store(&process->since_ns, monotonic_ns());
-    connections_forget_process(index, proved);
+    tell_gone(index, proved);
     for (unsigned i = 0; i < COUNTERS; i++) {
         uint64_t amount = atomic_exchange(&process->counter[i], 0);
         if (i != COUNTER_CONNS_PEAK && i != COUNTER_BUFFER && i != COUNTER_BUFFER_PEAK)
@@ -387,7 +407,7 @@ void processes_before_fork(void)
             atomic_store(&child->override[i], atomic_load(&service_self()->override[i]));
         atomic_store(&child->override_mask, mask);
     }
-    connections_inherit(fork_child);
+    tell_inherits(fork_child);
 }
 
 void processes_sandboxed(void)
@@ -427,7 +447,7 @@ void processes_after_fork_in_child(void)
     } else if (fork_child) {
         /* It ran so late that it was given up for dead. */
         enter_anew();
-        connections_inherit(service.self);
+        tell_inherits(service.self);
     }
     fork_child = 0;
 }

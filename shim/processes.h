@@ -8,6 +8,17 @@
 #include "liveness.h"
 #include "service.h"
 
+/* Who hears of processes that come and go; async-signal-safe. */
+struct processes_audience {
+    /* `child` gets everything this process holds: before fork, so that nothing is lost between. */
+    void (*inherits)(uint32_t child);
+    /* The process is gone; when that is not `proved`, what it held goes on counting until it is. */
+    void (*gone)(uint32_t process, bool proved);
+};
+
+/* `audience` lives for ever. Before the program runs. */
+void processes_tell(const struct processes_audience *audience);
+
 /*
  * Finds this process's entry, left by what it was before exec, or claims one. True when it was
  * left: the caller then settles what survived.

@@ -3,7 +3,6 @@
 
 #include "backstop.h"
 #include "metering.h"
-#include "outbound.h"
 #include "pausing.h"
 #include "sojourn.h"
 #include "writing.h"
@@ -14,6 +13,19 @@
 
 /* Looks only, wants all of it, or is about something else than the stream's bytes. */
 #define LEFT_ALONE (MSG_PEEK | MSG_WAITALL | MSG_OOB | MSG_ERRQUEUE)
+
+static void (*hear_of_reset)(int fd);
+
+void reading_on_reset(void (*hear)(int fd))
+{
+    hear_of_reset = hear;
+}
+
+static void tell_reset(int fd)
+{
+    if (hear_of_reset)
+        hear_of_reset(fd);
+}
 
 static struct reading refuse(struct reading reading, int error)
 {
@@ -45,7 +57,7 @@ struct reading reading_begin(int fd, size_t count, int flags)
 static ssize_t failed(const struct reading *reading)
 {
     if (errno == ECONNRESET)
-        outbound_was_reset(reading->fd);
+        tell_reset(reading->fd);
     else if (errno == ETIMEDOUT && reading->flow)
         backstop_ended(reading->fd, reading->flow);
     return -1;

@@ -18,6 +18,9 @@ struct reading {
     size_t asked, allowed;
 };
 
+/* Who hears of a read, on any descriptor, that ended with ECONNRESET. Before the program runs. */
+void reading_on_reset(void (*hear)(int fd));
+
 /* Before a read of `count` bytes with the `flags` of recv(2); and after it, returning its result.
  */
 struct reading reading_begin(int fd, size_t count, int flags);

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "wiring.h"
+
+#include "connections.h"
+#include "credit.h"
+#include "descriptors.h"
+#include "flows.h"
+#include "listeners.h"
+#include "outbound.h"
+#include "pausing.h"
+#include "processes.h"
+#include "readiness.h"
+#include "reading.h"
+#include "shedding.h"
+#include "sockdiag.h"
+#include "waiting_room.h"
+#include "witness.h"
+
+/* --- what is done when descriptors come and go, by kind --- */
+
+static void connection_departed(int fd, descriptor what, const struct departure *departure)
+{
+    (void)fd;
+    connections_departed(what, departure);
+}
+
+static const struct descriptor_operations connection_operations = {
+    .retain = connections_retain,
+    .departing = connections_departing,
+    .departed = connection_departed,
+    .stays = connections_stay,
+    .passed = connections_passed,
+};
+
+static void listener_retain(descriptor what)
+{
+    listeners_retain(descriptor_index(what));
+}
+
+static void listener_departed(int fd, descriptor what, const struct departure *departure)
+{
+    (void)departure;
+    listeners_closed(fd, descriptor_index(what));
+}
+
+static const struct descriptor_operations listener_operations = {
+    .retain = listener_retain,
+    .departed = listener_departed,
+};
+
+static void epoll_set_departed(int fd, descriptor what, const struct departure *departure)
+{
+    (void)what;
+    (void)departure;
+    readiness_set_closed(fd);
+}
+
+static const struct descriptor_operations epoll_set_operations = {.departed = epoll_set_departed};
+
+static void outbound_retained(descriptor what)
+{
+    outbound_retain(descriptor_index(what));
+}
+
+static void outbound_departs(int fd, descriptor what, struct departure *departure)
+{
+    (void)departure;
+    outbound_departing(fd, descriptor_index(what));
+}
+
+static void outbound_departed(int fd, descriptor what, const struct departure *departure)
+{
+    (void)fd;
+    (void)departure;
+    outbound_closed(descriptor_index(what));
+}
+
+static const struct descriptor_operations outbound_operations = {
+    .retain = outbound_retained,
+    .departing = outbound_departs,
+    .departed = outbound_departed,
+};
+
+static void own_departed(int fd, descriptor what, const struct departure *departure)
+{
+    (void)what;
+    (void)departure;
+    shedding_forget(fd);
+    waiting_room_forget(fd);
+    witness_forget(fd);
+}
+
+static const struct descriptor_operations own_operations = {.departed = own_departed};
+
+static bool adopt_listener(int fd)
+{
+    return listeners_learn(fd) >= 0;
+}
+
+static bool adopt_connection(int fd)
+{
+    uint64_t inode = sockdiag_inode(fd);
+    return inode && connections_adopt(fd, inode);
+}
+
+/* --- what is done for connections --- */
+
+static void connection_begins(int fd, uint32_t slot, uint32_t generation, int family,
+                              bool inherited)
+{
+    flows_begin(fd, slot, generation, family);
+    if (inherited)
+        flows_inherited(fd);
+}
+
+static void connection_closes(int fd, descriptor what)
+{
+    struct flow *flow = flow_at(what);
+    if (flow)
+        pausing_closes(fd, flow);
+}
+
+static const struct connection_features connection_features = {
+    .begins = connection_begins,
+    .closes = connection_closes,
+    .ends = flows_end,
+    .shared = credit_shared,
+    .left = credit_left,
+    .freed = credit_closed,
+    .room = credit_room,
+    .make_room = credit_reclaim,
+    .room_made = readiness_room_made,
+};
+
+static const struct processes_audience processes_audience = {
+    .inherits = connections_inherit,
+    .gone = connections_forget_process,
+};
+
+static void pace_outbound(uint32_t before, uint32_t after)
+{
+    if ((before | after) & FLOWS_PACE)
+        outbound_pace_all();
+}
+
+void wiring_connect(void)
+{
+    descriptors_serve(DESCRIPTOR_CONN, &connection_operations);
+    descriptors_serve(DESCRIPTOR_LISTENER, &listener_operations);
+    descriptors_serve(DESCRIPTOR_EPOLL, &epoll_set_operations);
+    descriptors_serve(DESCRIPTOR_OUTBOUND, &outbound_operations);
+    descriptors_serve(DESCRIPTOR_OWN, &own_operations);
+    descriptors_ask(adopt_listener);
+    descriptors_ask(adopt_connection);
+    connections_serve(&connection_features);
+    processes_tell(&processes_audience);
+    flows_on_limits(pace_outbound);
+    reading_on_reset(outbound_was_reset);
+}
