@@ -276,6 +276,7 @@ lint: $(BUILD)/libbackpressure.so
 		--suppress=missingIncludeSystem --error-exitcode=1 -j2 -D_GNU_SOURCE -D__x86_64__ \
 		shim tools tests
 	BUILD=$(BUILD) tests/unit/test_symbols.sh
+	/usr/bin/python3 tests/unit/test_comments.py
 
 # --- installing ---
 

@@ -44,8 +44,6 @@ struct sock_common {
     unsigned short skc_family;
     volatile unsigned char skc_state;
     __u16 skc_num;
-    __u16 skc_dport;
-    __u32 skc_daddr;
     __u32 skc_rcv_saddr;
     struct in6_addr skc_v6_daddr;
     struct in6_addr skc_v6_rcv_saddr;
@@ -64,7 +62,6 @@ struct sock {
     atomic_t sk_drops;
     __u16 sk_type;
     struct sk_buff_head sk_receive_queue;
-    int sk_wmem_queued;
 } AS_IN_KERNEL;
 
 struct tcp_sock {
@@ -130,16 +127,12 @@ struct sk_buff {
 
 enum skb_drop_reason {
     SKB_DROP_REASON_SOCKET_FILTER,
-    SKB_DROP_REASON_TCP_LISTEN_OVERFLOW,
 };
 
-struct seq_file {
-    char *buf;
-} AS_IN_KERNEL;
+struct seq_file;
 
 struct bpf_iter_meta {
     struct seq_file *seq;
-    __u64 session_id;
     __u64 seq_num;
 } AS_IN_KERNEL;
 

@@ -274,8 +274,8 @@ int accept_returned(struct trace_event_raw_sys_exit *context)
     return 0;
 }
 
-/* A dropped segment: what our gate (a socket filter) refused, and what an accept queue had no room
- * for. */
+/* A dropped segment, of which only a SYN that our gate (a socket filter) refused is counted here.
+ */
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(segment_dropped, const struct sk_buff *skb, void *where, int reason)
 {

@@ -134,7 +134,7 @@ bool accept_wait_for_slot(struct accept_wait *wait)
     return goes_on;
 }
 
-/* A blocking accept with a slot in sight: until there is a client. As wait_for_slot. */
+/* A blocking accept with a slot in sight: until there is a client. As accept_wait_for_slot. */
 bool accept_wait_for_client(struct accept_wait *wait)
 {
     for (;;) {

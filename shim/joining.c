@@ -76,12 +76,9 @@ int segment_lock_directory(const char *directory)
 static bool fill_header(struct segment *segment, const char *path, const struct limits *limits)
 {
     char padded[SEGMENT_PATH_MAX] = "";
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     snprintf(padded, sizeof padded, "%s", path);
     atomic_store(&segment->version, SEGMENT_VERSION);
     atomic_store(&segment->size, sizeof *segment);
-    atomic_store(&segment->created_ns, (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
     atomic_store(&segment->network, network_namespace());
     words_store(segment->path, padded, sizeof padded);
     words_store(segment->limit_first, limits, sizeof *limits);

@@ -141,7 +141,7 @@ struct segment_process {
 
 struct segment_listener {
     _Atomic uint64_t cookie;
-    _Atomic uint64_t lock;          /* who accepts just now: see accepting.c */
+    _Atomic uint64_t lock;          /* who accepts just now: see admission.c */
     _Atomic uint64_t keeper;        /* who registered it last: processes_self */
     _Atomic uint32_t asked_backlog; /* by the program's listen, plus 1; 0 when that was not seen */
     _Atomic uint32_t gated;         /* a SYN gate is attached */
@@ -153,7 +153,7 @@ struct segment_listener {
     _Atomic uint64_t standing_until_ns;
     /* What the eBPF probe saw, when it runs; queues in connections, times in microseconds. */
     _Atomic uint64_t probed_ns; /* CLOCK_MONOTONIC */
-    _Atomic uint32_t probed_queue, probed_peak;
+    _Atomic uint32_t probed_peak;
     _Atomic uint32_t probed_wait_p50_us, probed_wait_p99_us;
     _Atomic uint64_t probed_dropped, probed_refused;
     _Atomic uint64_t address[SEGMENT_ADDRESS_MAX / 8];
@@ -211,7 +211,6 @@ struct segment {
     _Atomic uint32_t version;
     _Atomic uint32_t reserved;
     _Atomic uint64_t size;
-    _Atomic uint64_t created_ns;      /* CLOCK_REALTIME */
     _Atomic uint64_t network;         /* inode of the network namespace */
     _Atomic uint32_t limits_sequence; /* odd while bpctl writes: then limit_before counts */
     _Atomic uint32_t admission;       /* enum admission_switch */
@@ -356,7 +355,7 @@ void limits_bound(struct limits *limits);
 /* Copies all limits, consistently; every member of the copy is within its bounds. */
 void segment_read_limits(const struct segment *segment, struct limits *limits);
 
-/* Publishes limits. Callers hold the lock on the segment's file (segment_lock). */
+/* Publishes limits. Callers hold the lock on the segment's file by flock(2). */
 void segment_write_limits(struct segment *segment, const struct limits *limits);
 
 /* Adds an event. Lock-free and bounded; `text` is cut to what fits. */

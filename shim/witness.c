@@ -78,7 +78,8 @@ static bool key_in(const char *line, uint64_t *key)
 }
 
 /* Visits the keys of what the set lists; false when that could not be read to its end. The kernel
- * writes the whole list at once, while nothing in the set changes (eventpoll.c, ep_show_fdinfo). */
+ * writes the whole list at once, while nothing in the set changes (fs/eventpoll.c, ep_show_fdinfo).
+ */
 static bool visit_list(int set, void (*visit)(uint64_t key, void *context), void *context)
 {
     char chunk[CHUNK] = "", line[LINE_MOST + 1];

@@ -354,7 +354,6 @@ static void tell_listener(const struct feeder *feeder, struct segment_listener *
         const struct depth *depth = &feeder->entry[i]->depth;
         if (feeder->entry[i]->cookie != cookie)
             continue;
-        atomic_store(&listener->probed_queue, (uint32_t)depth->accept_queue);
         atomic_store(&listener->probed_peak, (uint32_t)depth->accept_queue_peak);
         atomic_store(&listener->probed_dropped, depth->dropped_queue_full);
         atomic_store(&listener->probed_refused, depth->refused_by_gate);

@@ -52,7 +52,7 @@ struct auto_limit_change {
     uint64_t sojourn_us, least_us; /* of the window that ended */
 };
 
-/* Takes an answer into account; `limit` is the operator's range, as limit_auto makes it. */
+/* Takes an answer into account; `limit` is the operator's range, as LIMIT_AUTO makes it. */
 struct auto_limit_change auto_limit_answered(struct segment_concurrency *found, uint64_t limit,
                                              struct auto_limit_answer answer, uint64_t now);
 
