@@ -167,6 +167,7 @@ step "every interleaving, in a model" tests/model/check.sh
 step "hostile input" hostile
 step "beside other libraries and under tools" /usr/bin/python3 tests/servers/test_neighbours.py
 step "chaos" /usr/bin/python3 tests/servers/test_chaos.py
+step "which process is which, and whose file it was" /usr/bin/python3 tests/servers/test_identity.py
 step "python's own network tests" tests/servers/python_tests.sh
 step "what operators use" /usr/bin/python3 tests/servers/test_operators.py
 step "installation" tests/unit/test_install.sh

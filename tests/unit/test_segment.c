@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,10 +19,12 @@
 
 #include <cmocka.h>
 
+#include "../../shim/finding.h"
+#include "../../shim/growth.h"
 #include "../../shim/joining.h"
 #include "../../shim/liveness.h"
 
-static char directory[] = "/tmp/backpressure-unit-XXXXXX";
+static char directory[] = "/dev/shm/backpressure-unit-XXXXXX";
 static struct limits limits;
 
 static int set_up(void **state)
@@ -112,6 +115,165 @@ static void service_of_the_dead_starts_afresh(void **state)
     drop(segment);
     assert_int_equal(join("dead", &segment, &created), SEGMENT_OK);
     assert_true(created);
+    drop(segment);
+}
+
+/* Entry 1 as a process of this test's own choosing. */
+static void name_entry(struct segment *segment, pid_t pid, uint64_t pid_namespace, uint64_t started,
+                       uint32_t flags)
+{
+    atomic_store(&segment->process[1].identity, process_identity(0, PROCESS_LIVE, (uint32_t)pid));
+    atomic_store(&segment->process[1].pid_namespace, pid_namespace);
+    atomic_store(&segment->process[1].started, started);
+    atomic_store(&segment->process[1].flags, flags);
+    atomic_store(&segment->processes_used, 2);
+}
+
+static void another_that_got_the_pid_is_not_it(void **state)
+{
+    struct segment *segment;
+    bool created;
+    uint64_t here = liveness_own_namespace(), started = liveness_own_start();
+    (void)state;
+    assert_int_equal(join("reused", &segment, &created), SEGMENT_OK);
+    assert_true(here != 0 && started != 0);
+    name_entry(segment, getpid(), here, started, 0);
+    assert_int_equal(liveness(segment), LIVENESS_RUNS);
+    name_entry(segment, getpid(), here, started - 1, 0);
+    assert_int_equal(liveness(segment), LIVENESS_GONE);
+    /* The same pid in another namespace, of which nothing is known: it may run. */
+    name_entry(segment, getpid(), here + 1, started, 0);
+    assert_int_equal(liveness(segment), LIVENESS_UNKNOWN);
+    name_entry(segment, 1, 0, 0, 0);
+    assert_int_equal(liveness(segment), LIVENESS_UNKNOWN);
+    drop(segment);
+}
+
+static int open_segment(const char *name)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+/* Takes the lock of entry 1 in a child of its own, which closes all it can and waits to be killed.
+ */
+static pid_t start_holder(int fd)
+{
+    int told[2];
+    char byte;
+    assert_int_equal(pipe(told), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        bool held = liveness_hold(fd, 1);
+        for (int other = 3; other < 64; other++)
+            if (other != told[1])
+                close(other);
+        /* A child that outlives it does not keep the lock. */
+        if (fork() == 0) {
+            close(told[1]);
+            close(0);
+            sleep(60);
+            _exit(0);
+        }
+        if (write(told[1], held ? "y" : "n", 1) != 1)
+            _exit(1);
+        pause();
+    }
+    close(fd);
+    close(told[1]);
+    assert_int_equal(read(told[0], &byte, 1), 1);
+    assert_int_equal(byte, 'y');
+    close(told[0]);
+    return child;
+}
+
+/* From a pid namespace that is not its own, by the lock alone. */
+static void lock_lasts_as_long_as_the_memory(void **state)
+{
+    struct segment *segment;
+    bool created;
+    (void)state;
+    assert_int_equal(join("locked", &segment, &created), SEGMENT_OK);
+    pid_t child = start_holder(open_segment("locked"));
+    struct onlooker onlooker = {1, open_segment("locked")};
+    name_entry(segment, child, 2, 0, PROCESS_LOCKED);
+    assert_int_equal(liveness_of_entry(segment, 1, &onlooker), LIVENESS_RUNS);
+    assert_false(liveness_hold(open_segment("locked"), 1));
+    assert_true(liveness_hold(open_segment("locked"), 5)); /* another's is another's */
+    kill(child, SIGKILL);
+    assert_int_equal(waitid(P_PID, (id_t)child, NULL, WEXITED | WNOWAIT), 0);
+    /* A zombie's memory is gone; unless it may be executing another program. */
+    atomic_store(&segment->process[1].flags, PROCESS_LOCKED | PROCESS_EXECUTING);
+    atomic_store(&segment->process[1].since_ns, monotonic_ns());
+    assert_int_equal(liveness_of_entry(segment, 1, &onlooker), LIVENESS_UNKNOWN);
+    atomic_store(&segment->process[1].flags, PROCESS_LOCKED);
+    assert_int_equal(liveness_of_entry(segment, 1, &onlooker), LIVENESS_GONE);
+    onlooker.fd = -1;
+    assert_int_equal(liveness_of_entry(segment, 1, &onlooker), LIVENESS_UNKNOWN);
+    waitpid(child, NULL, 0);
+    drop(segment);
+}
+
+static bool is_named(int fd, void *context)
+{
+    char path[SEGMENT_PATH_MAX];
+    return finding_read_path(fd, path) && strcmp(path, context) == 0 && (close(fd), true);
+}
+
+static void file_without_a_name_is_found(void **state)
+{
+    struct segment *segment, *again;
+    char path[256];
+    bool created;
+    (void)state;
+    snprintf(path, sizeof path, "%s/lost", directory);
+    assert_int_equal(join("lost", &segment, &created), SEGMENT_OK);
+    assert_true(created);
+    live_in(segment);
+    int kept = open_segment("lost");
+    assert_int_equal(unlink(path), 0);
+    assert_true(finding_each(is_named, path));
+    assert_true(finding_inherited(is_named, path));
+    assert_int_equal(join("lost", &again, &created), SEGMENT_OK);
+    assert_false(created);
+    atomic_store(&segment->room, 77);
+    assert_int_equal(atomic_load(&again->room), 77);
+    drop(again);
+    drop(segment);
+    close(kept);
+    assert_false(finding_each(is_named, path));
+}
+
+/* The pages of a file as the file system has them. */
+static bool has_page(const struct segment *segment, const void *at)
+{
+    static unsigned char resident[sizeof(struct segment) / 4096 + 2];
+    assert_int_equal(mincore((void *)(uintptr_t)segment, sizeof *segment, resident), 0);
+    return resident[((uintptr_t)at - (uintptr_t)segment) / 4096] & 1;
+}
+
+static void tables_exist_as_far_as_they_are_used(void **state)
+{
+    struct segment *segment;
+    bool created;
+    (void)state;
+    assert_int_equal(join("growing", &segment, &created), SEGMENT_OK);
+    assert_false(has_page(segment, &segment->conn[2000]));
+    assert_true(growth_reach(segment, GROWING_CONNS, 0));
+    assert_true(has_page(segment, &segment->conn[500]));
+    assert_true(has_page(segment, &segment->conn_state[500]));
+    assert_false(has_page(segment, &segment->conn[2000]));
+    assert_true(growth_reach(segment, GROWING_CONNS, SEGMENT_CONNS - 1));
+    assert_true(has_page(segment, &segment->conn[SEGMENT_CONNS - 1]));
+    assert_false(growth_reach(segment, GROWING_CONNS, SEGMENT_CONNS));
+    assert_false(growth_has_peer(segment, 300));
+    assert_true(growth_reach_peers(segment, SEGMENT_PEERS - 1, SEGMENT_PEERS_STEP));
+    assert_true(growth_has_peer(segment, 0));
+    assert_true(growth_has_peer(segment, SEGMENT_PEERS - 1));
+    assert_false(growth_has_peer(segment, 300));
     drop(segment);
 }
 
@@ -324,6 +486,10 @@ int main(void)
         cmocka_unit_test(every_number_has_a_name_of_its_own),
         cmocka_unit_test(second_joins_what_the_first_created),
         cmocka_unit_test(service_of_the_dead_starts_afresh),
+        cmocka_unit_test(another_that_got_the_pid_is_not_it),
+        cmocka_unit_test(lock_lasts_as_long_as_the_memory),
+        cmocka_unit_test(file_without_a_name_is_found),
+        cmocka_unit_test(tables_exist_as_far_as_they_are_used),
         cmocka_unit_test(what_is_no_segment_is_refused),
         cmocka_unit_test(directory_that_others_can_write_is_refused),
         cmocka_unit_test(gauge_never_passes_its_ceiling),
