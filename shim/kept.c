@@ -54,7 +54,11 @@ static void keep(int fd)
     else
         kernel_call(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC);
     moved = moved >= 0 ? moved : fd;
-    descriptor_put(moved, descriptor_make(DESCRIPTOR_SEGMENT, 0, 0));
+    descriptor_put(moved, 0); /* the trace of an unseen close, if there is one */
+    /* Not by descriptor_put: nobody who goes through the program's descriptors needs to come here.
+     */
+    if (moved < DESCRIPTORS_MAX)
+        atomic_store(&descriptor_table[moved], descriptor_make(DESCRIPTOR_SEGMENT, 0, 0));
     atomic_store(&kept, moved);
 }
 
