@@ -186,6 +186,7 @@ def test_container_whose_first_process_died_starts_again():
             assert inside(place.come(server, 5)) == ceiling
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+            wait_until(lambda: not workers_of(server), "the end of its first process")
 
 
 def test_limit_of_one_process_in_another_namespace():
