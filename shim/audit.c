@@ -12,7 +12,6 @@
 #include "sockdiag.h"
 
 #include <errno.h>
-#include <time.h>
 
 #define MILLISECOND UINT64_C(1000000)
 #define SHARE 200 /* an audit is due again after so many times its own length */

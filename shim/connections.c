@@ -12,8 +12,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define SECOND_NS UINT64_C(1000000000)
 #define WINDOW_LEAST 1024

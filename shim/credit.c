@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "credit.h"
 
-#include "audit.h"
 #include "real.h"
 
 #include <errno.h>

@@ -7,7 +7,6 @@
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #define PAGE 4096
 #ifndef MADV_POPULATE_WRITE

@@ -2,7 +2,6 @@
 #include "descriptors.h"
 #include "interpose.h"
 #include "real.h"
-#include "service.h"
 
 #include <errno.h>
 #include <linux/close_range.h>

@@ -6,7 +6,6 @@
 #include "reading.h"
 #include "real.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <sys/socket.h>
 #include <sys/uio.h>

@@ -18,13 +18,10 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #define TELL_EVERY_NS UINT64_C(1000000000)
 #define LATELY_NS UINT64_C(1000000000)

@@ -15,7 +15,6 @@
 #include <fcntl.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 

@@ -6,9 +6,7 @@
 #include "real.h"
 #include "sandbox.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>

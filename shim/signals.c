@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #define KERNEL_SIGNALS 64
 

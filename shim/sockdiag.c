@@ -17,8 +17,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #define ANSWER_BYTES 8192
 #define UNIX_LISTENING 10 /* TCP_LISTEN, as unix(7) sockets report it too */

@@ -8,11 +8,9 @@
 #include "spinlock.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #define BUFFER_WANTED (1 << 20)
 

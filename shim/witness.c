@@ -4,7 +4,6 @@
 #include "descriptors.h"
 #include "real.h"
 #include "segment.h"
-#include "service.h"
 
 #include <errno.h>
 #include <fcntl.h>

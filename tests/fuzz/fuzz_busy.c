@@ -7,7 +7,6 @@
 #include "../../shim/busy.h"
 #include "../../shim/limits.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

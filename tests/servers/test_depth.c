@@ -8,7 +8,6 @@
 #include "readers.h"
 #include "recipes.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <setjmp.h>

@@ -4,7 +4,6 @@
  * Processor time of this thread, compared within one run; run bare it shows the kernel's own share.
  */
 #include <arpa/inet.h>
-#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
