@@ -26,7 +26,8 @@
 #include <cmocka.h>
 
 #define COMMAND(...) ((const char *const[]){__VA_ARGS__, NULL})
-#define WITHIN_SECONDS 10
+/* The probe takes a two-hundredth of a core at most, so a slow machine is looked at seldom. */
+#define WITHIN_SECONDS 90
 #define STOPPED_MS 300
 #define PINS "/sys/fs/bpf/backpressure"
 
@@ -83,6 +84,14 @@ static void assert_figure_becomes(uint16_t port, const char *name, bool most, lo
     assert_int_equal(figure(port, name, most), wanted);
 }
 
+static void assert_figure_reaches(uint16_t port, const char *name, bool most, long least)
+{
+    double deadline = seconds_now() + WITHIN_SECONDS;
+    while (figure(port, name, most) < least && seconds_now() < deadline)
+        nap_ms(20);
+    assert_true(figure(port, name, most) >= least);
+}
+
 static void needs_the_probe(void)
 {
     if (!loaded)
@@ -117,8 +126,8 @@ static void full_queue_and_drops_are_counted(void **state)
         connect(client[i], (struct sockaddr *)&address, sizeof address);
     }
     assert_figure_becomes(port, "accept_queue", true, FIT);
-    if (loaded) /* within the second after which TCP tries again */
-        assert_figure_becomes(port, "dropped_queue_full", true, BEYOND);
+    if (loaded) /* TCP tries again after a second, and is dropped again */
+        assert_figure_reaches(port, "dropped_queue_full", true, BEYOND);
     if (loaded)
         assert_figure_becomes(port, "accept_queue_peak", true, FIT);
     for (int i = 0; i < FIT + BEYOND; i++)
@@ -180,8 +189,8 @@ static void wait_of_a_stopped_server_is_measured(void **state)
         crowd_step(&crowd, 10);
     assert_figure_becomes(server.port, "accept_queue", true, 20);
     kill(server.pid, SIGCONT);
+    assert_true(crowd_until(&crowd, CLIENT_SERVED, 20, WITHIN_SECONDS * 1000));
     double stood = seconds_now() - started;
-    assert_true(crowd_until(&crowd, CLIENT_SERVED, 20, 10000));
     assert_figure_becomes(server.port, "accept_queue", true, 0);
     long longest = figure(server.port, "accept_wait_max_us", true);
     long p50 = figure(server.port, "accept_wait_p50_us", true);
@@ -396,7 +405,7 @@ static void unloads_while_traffic_runs(void **state)
                     redis->request, redis->request_length);
         crowd_step(&crowd, 1);
         assert_int_equal(run_bpctl(COMMAND("probe", turn % 2 ? "start" : "stop")), 0);
-        assert_true(crowd_until(&crowd, CLIENT_SERVED, 100, 10000));
+        assert_true(crowd_until(&crowd, CLIENT_SERVED, 100, WITHIN_SECONDS * 1000));
         crowd_end(&crowd);
     }
     assert_figure_becomes(server.port, "connections", false, 0);
@@ -420,7 +429,7 @@ static void nothing_outlives_its_process(void **state)
     for (int turn = 0; turn < 20; turn++) {
         crowd_start(&crowd, 100, (struct sockaddr *)&address, sizeof address, NULL, 0,
                     redis->request, redis->request_length);
-        assert_true(crowd_until(&crowd, CLIENT_SERVED, 100, 10000));
+        assert_true(crowd_until(&crowd, CLIENT_SERVED, 100, WITHIN_SECONDS * 1000));
         crowd_end(&crowd);
     }
     double arrives = seconds_now() + WITHIN_SECONDS;

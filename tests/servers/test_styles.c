@@ -20,6 +20,7 @@
 #define CEILING 12
 #define CLIENTS 120
 #define STANDS_MS 150
+#define STRETCHES 20
 #define WITHIN_MS 30000
 /* Who is found only by comparing with the kernel is found at a bounded rate. */
 #define FOLLOW_WITHIN_S 90.0
@@ -146,6 +147,19 @@ static void assert_nobody_lost(const struct crowd *crowd)
     assert_int_equal(crowd_count(crowd, CLIENT_FAILED), 0);
 }
 
+/* Who spins takes more than half of the time in every stretch of it; on a slow machine a calm
+ * program may do so in some. A tick is a hundredth of a second. */
+static bool stands_without_spinning(struct server *server, struct crowd *crowd)
+{
+    for (unsigned stretch = 0; stretch < STRETCHES; stretch++) {
+        unsigned long before = cpu_ticks(server);
+        assert_false(crowd_until(crowd, CLIENT_SERVED, CEILING + 1, STANDS_MS));
+        if ((cpu_ticks(server) - before) * 10 <= STANDS_MS / 2)
+            return true;
+    }
+    return false;
+}
+
 static void keeps_its_ceiling(void **state)
 {
     const struct style *style = *state;
@@ -161,11 +175,7 @@ static void keeps_its_ceiling(void **state)
         crowd_until(&crowd, CLIENT_SERVED, CEILING, STANDS_MS * 10);
     else
         assert_true(crowd_until(&crowd, CLIENT_SERVED, CEILING, WITHIN_MS));
-    unsigned long before = cpu_ticks(&server);
-    assert_false(crowd_until(&crowd, CLIENT_SERVED, CEILING + 1, STANDS_MS));
-    unsigned long spent = cpu_ticks(&server) - before;
-    /* Half the time that passed would be spinning; a tick is a hundredth of a second. */
-    assert_true(spent * 10 <= STANDS_MS / 2);
+    assert_true(stands_without_spinning(&server, &crowd));
 
     size_t left = 0;
     double started = seconds_now(), deadline = started + FOLLOW_WITHIN_S;
