@@ -20,6 +20,8 @@
 #define KERNEL_TCP_MOST 4096 /* KiB; tcp(7): the default of tcp_wmem[2] */
 #define KERNEL_UNIX 208      /* KiB; unix(7): net.core.wmem_default */
 #define LOWAT_LEAST 4096
+#define SPARE_LEAST (64 * 1024) /* KiB */
+#define PIECE_OVERHEAD 64       /* what unix_stream_sendmsg leaves of half a buffer */
 #define NOTHING UINT32_MAX
 
 static _Atomic uint32_t wanted_seen;
@@ -55,6 +57,16 @@ uint64_t credit_share(void)
 {
     uint64_t free = free_credit(RESERVE_SHARE), conns = gauge_count(&service_self()->conns);
     return free == LIMIT_OFF ? UINT32_MAX : free / (conns ? conns : 1);
+}
+
+uint64_t credit_spare(void)
+{
+    uint64_t free = free_credit(RESERVE_SHARE), conns = gauge_count(&service_self()->conns);
+    uint64_t own = ceiling_kib(segment_limit(service.segment, LIMIT_CONN_BUFFER));
+    if (free < SPARE_LEAST)
+        return 0;
+    uint64_t share = free == LIMIT_OFF ? UINT32_MAX : free / (conns ? conns : 1);
+    return share < own ? share : own;
 }
 
 bool credit_room(void)
@@ -256,6 +268,25 @@ static uint32_t attainable(const struct flow *flow, uint64_t wish)
         return kernels;
     locked = locked_most();
     return (uint32_t)(wish < locked ? wish : locked);
+}
+
+bool credit_lend(int fd, const struct flow *flow, size_t bytes)
+{
+    uint64_t wanted = (uint64_t)bytes + PIECE_OVERHEAD;
+    uint64_t grant = atomic_load(&flow_conn(flow)->grant);
+    if (flow->family != AF_UNIX || !(flows_mode() & FLOWS_CREDIT) || credit_is_kernels(flow) ||
+        wanted <= grant * 512)
+        return false;
+    int saved = errno;
+    set_option(fd, SOL_SOCKET, SO_SNDBUF,
+               (uint32_t)(wanted < KERNEL_UNIX * 512 ? wanted : KERNEL_UNIX * 512));
+    errno = saved;
+    return true;
+}
+
+void credit_lent_back(int fd, struct flow *flow)
+{
+    tell_kernel(fd, flow);
 }
 
 /* --- a connection's life --- */

@@ -49,6 +49,21 @@ uint64_t credit_most(const struct flow *flow);
 /* What is free for growth, shared among this process's connections, in KiB. */
 uint64_t credit_share(void);
 
+/*
+ * A connection's part of what is free for growth, in KiB, while there is so much (64 MiB) that it
+ * matters little if one of them turns out to ask for more; otherwise 0. Never more than
+ * conn-buffer.
+ */
+uint64_t credit_spare(void);
+
+/*
+ * AF_UNIX: makes room for a message of `bytes` to be one piece in the queue, which a socket buffer
+ * of less than twice that cuts (unix_stream_sendmsg). True when the grant was exceeded for that,
+ * and credit_lent_back is due after the call.
+ */
+bool credit_lend(int fd, const struct flow *flow, size_t bytes);
+void credit_lent_back(int fd, struct flow *flow);
+
 /* Whether the kernel alone decides how much it holds for this connection. */
 bool credit_is_kernels(const struct flow *flow);
 

@@ -172,6 +172,8 @@ static void clear(struct flow *flow)
     atomic_store(&flow->turn_produced, 0);
     atomic_store(&flow->ratio, 0);
     atomic_store(&flow->refusals, 0);
+    atomic_store(&flow->told_of, 0);
+    atomic_store(&flow->low_water, 0);
     atomic_store(&flow->asked_ns, 0);
     atomic_store(&flow->stood_since_ns, 0);
     atomic_store(&flow->pace, 0);

@@ -54,6 +54,9 @@ struct flow {
     _Atomic bool careful;      /* writes must be looked after: see writing.h */
     /* metering.h */
     _Atomic uint32_t window, quiet, turn, turn_taken, refusals;
+    /* reading.h: bytes of input that the program was told are there; SO_RCVLOWAT, 0 when not known
+     */
+    _Atomic uint32_t told_of, low_water;
     _Atomic uint64_t turn_produced;
     _Atomic uint32_t ratio;
     /* sojourn.h: since when a request waits for its answer, or 0 */

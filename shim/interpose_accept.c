@@ -6,6 +6,7 @@
 #include "interpose.h"
 #include "listeners.h"
 #include "outbound.h"
+#include "reading.h"
 #include "real.h"
 
 INTERPOSE int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict length)
@@ -33,8 +34,11 @@ static __attribute__((noinline)) int setsockopt_tracked(int fd, int level, int n
     if (credit_option_set(fd, level, name, value, length, &result))
         return result;
     result = REAL(setsockopt)(fd, level, name, value, length);
-    if (result == 0 && level == SOL_SOCKET)
+    if (result == 0 && level == SOL_SOCKET) {
         listeners_option_set(fd, name);
+        if (name == SO_RCVLOWAT)
+            reading_low_water_set(fd);
+    }
     return result;
 }
 

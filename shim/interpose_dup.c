@@ -3,6 +3,7 @@
 #include "flows.h"
 #include "interpose.h"
 #include "listeners.h"
+#include "reading.h"
 #include "real.h"
 
 #include <fcntl.h>
@@ -115,10 +116,13 @@ INTERPOSE int ioctl(int fd, unsigned long request, ...)
     void *argument;
     ARGUMENT_AFTER(request, argument);
     /* To the kernel, and to musl, whose programs pass an int, it has 32 bits. */
-    if ((uint32_t)request != FIONBIO || descriptor_untracked(fd))
+    bool asks = (uint32_t)request == FIONREAD;
+    if (((uint32_t)request != FIONBIO && !asks) || descriptor_untracked(fd))
         return REAL(ioctl)(fd, request, argument);
     int result = REAL(ioctl)(fd, request, argument);
-    if (result >= 0)
+    if (result >= 0 && asks)
+        reading_told(fd, *(const int *)argument);
+    else if (result >= 0)
         reread(fd);
     return result;
 }

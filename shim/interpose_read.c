@@ -137,7 +137,7 @@ static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr
     struct reading reading = {.fd = fd, .flow = NULL};
     size_t count = message ? libc_message_length(message->msg_iovlen) : SIZE_MAX;
     if (count <= IOV_MAX)
-        reading = reading_begin_vector(fd, message->msg_iov, (int)count, flags, &cut);
+        reading = reading_begin_message(fd, message, flags, &cut);
     if (reading.refused)
         return -1;
     if (!reading.flow) {

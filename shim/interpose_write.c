@@ -167,7 +167,8 @@ INTERPOSE ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     return sendmsg_with_care(fd, message, flags);
 }
 
-/* sendmmsg(2): stops at the first that fails, which counts only if it is the first of all. */
+/* sendmmsg(2): stops at the first that fails, which counts only if it is the first of all, and
+ * after one that was taken in part: what follows would come before its rest. */
 static int send_each(int fd, struct flow *flow, struct mmsghdr *messages, unsigned count, int flags)
 {
     unsigned sent = 0;
@@ -176,6 +177,8 @@ static int send_each(int fd, struct flow *flow, struct mmsghdr *messages, unsign
         if (result < 0)
             return sent ? (int)sent : -1;
         messages[sent++].msg_len = (unsigned)result;
+        if ((size_t)result < writing_length(&messages[sent - 1].msg_hdr))
+            break;
     }
     return (int)sent;
 }

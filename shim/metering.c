@@ -9,11 +9,16 @@
 /* What a byte of input might lead to, as long as nothing is known: an object of 1 MB for "GET k".
  */
 #define RATIO_FEARED (128 * 1024)
-#define RATIO_ONE 16     /* a ratio of one, in the fixed point that ratios are kept in */
-#define RATIO_DECAY 8    /* the share that a ratio may sink by in a turn */
+#define RATIO_USUAL                                                                                \
+    1024              /* and what it mostly does: with credit to spare, that is enough to fear     \
+                       */
+#define RATIO_ONE 16  /* a ratio of one, in the fixed point that ratios are kept in */
+#define RATIO_DECAY 8 /* the share that a ratio may sink by in a turn */
+#define DEAREST_DECAY 1024
 #define REFUSALS_MOST 16 /* in one turn: a program that never waits where the shim can see it */
 
 static _Atomic uint32_t turn = 1;
+static _Atomic uint32_t dearest; /* the highest ratio of late, of any connection of this process */
 
 void metering_new_turn(void)
 {
@@ -31,6 +36,12 @@ static void store(_Atomic uint32_t *word, uint64_t value)
                           memory_order_relaxed);
 }
 
+static void compare_with_dearest(uint64_t ratio)
+{
+    uint32_t known = load(&dearest);
+    store(&dearest, ratio > known ? ratio : known - known / DEAREST_DECAY);
+}
+
 /* Learns from what the connection did since its last turn began. */
 static void learn(struct flow *flow, uint64_t more_output)
 {
@@ -46,6 +57,7 @@ static void learn(struct flow *flow, uint64_t more_output)
         return;
     }
     uint64_t ratio = output * RATIO_ONE / input, before = load(&flow->ratio);
+    compare_with_dearest(ratio);
     before -= before / RATIO_DECAY;
     store(&flow->ratio, ratio > before ? ratio : before > 0 ? before : 1);
     if (more_output)
@@ -74,6 +86,15 @@ static uint64_t window(const struct flow *flow)
     return fits > least ? fits : least;
 }
 
+/* What may be read because there is credit to spare: so much as leads to no more than the
+ * connection's share of that, be it as dear as any was of late. */
+static uint64_t spared(const struct flow *flow)
+{
+    uint64_t spare = credit_spare() * 1024, ratio = load(&flow->ratio), known = load(&dearest);
+    known = known ? known : RATIO_USUAL * RATIO_ONE;
+    return spare * RATIO_ONE / (ratio > known ? ratio : known);
+}
+
 size_t metering_allowance(struct flow *flow, size_t asked)
 {
     uint32_t now = load(&turn);
@@ -85,6 +106,10 @@ size_t metering_allowance(struct flow *flow, size_t asked)
         learn(flow, 0);
     }
     uint64_t allowed = window(flow), taken = load(&flow->turn_taken);
+    if (__builtin_expect(allowed < taken + asked, 0)) {
+        uint64_t more = spared(flow);
+        allowed = more > allowed ? more : allowed;
+    }
     allowed = allowed > taken ? allowed - taken : 0;
     if (allowed == 0) {
         if (load(&flow->refusals) == 0)

@@ -8,6 +8,11 @@
  * written to bytes read, and at most twice what has gone well before. A short read is always legal
  * on a stream; what was not handed over is reported ready again.
  *
+ * While there is credit to spare (credit.h), as much is handed over as leads to no more than the
+ * connection's part of that, judged by the dearest connection of late: that is all there is,
+ * mostly, and the first read of a connection, too. Without, nothing is known of a new connection
+ * but that a few bytes may ask for a great deal.
+ *
  * Only for non-blocking descriptors: a blocking writer stops by itself.
  */
 #ifndef BACKPRESSURE_METERING_H

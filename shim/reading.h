@@ -8,6 +8,7 @@
 
 #include "flows.h"
 
+#include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -15,13 +16,17 @@ struct reading {
     int fd;
     struct flow *flow; /* NULL when the read is none of our business */
     bool refused;      /* and errno is set */
+    bool peeks;
     size_t asked, allowed;
 };
 
 /* Who hears of a read, on any descriptor, that ended with ECONNRESET. Before the program runs. */
 void reading_on_reset(void (*hear)(int fd));
 
-/* Before a read of `count` bytes with the `flags` of recv(2); and after it, returning its result.
+/*
+ * Before a read of `count` bytes with the `flags` of recv(2); and after it, returning its result.
+ * It may be cut to fewer bytes, as by a slower network; but not below what the program knows is
+ * there (it peeked, or asked FIONREAD) nor below SO_RCVLOWAT.
  */
 struct reading reading_begin(int fd, size_t count, int flags);
 ssize_t reading_end(const struct reading *reading, ssize_t result);
@@ -38,7 +43,19 @@ struct reading_vector {
 struct reading reading_begin_vector(int fd, const struct iovec *vector, int count, int flags,
                                     struct reading_vector *out);
 
-/* Whether reads on `fd` may be cut. */
+/* The same for recvmsg(2). One that takes control data is never cut: descriptors, credentials or a
+ * record's type belong to all of the bytes that they came with. */
+struct reading reading_begin_message(int fd, const struct msghdr *message, int flags,
+                                     struct reading_vector *out);
+
+/* Whether reads on `fd` may be cut, so that several messages are better read one at a time. One
+ * that blocks waits for them all (recvmmsg(2)), and is not cut. */
 bool reading_metered(int fd);
+
+/* The program was told that so many bytes are there. */
+void reading_told(int fd, int bytes);
+
+/* It set SO_RCVLOWAT. */
+void reading_low_water_set(int fd);
 
 #endif

@@ -76,11 +76,11 @@ static void start_clock(struct flow *flow, const struct progress *progress, uint
  * holds the descriptor, and leaves it to the program to close: reads and writes then say
  * ECONNRESET, as after a reset by the peer. AF_UNIX has no reset; its peer sees the end.
  */
-static void dissolve(int fd, const struct flow *flow)
+static bool dissolved(int fd, const struct flow *flow)
 {
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (flow->family == AF_UNIX || kernel_call(SYS_connect, fd, &nobody, sizeof nobody) < 0)
-        kernel_call(SYS_shutdown, fd, SHUT_RDWR);
+    return (flow->family != AF_UNIX && kernel_call(SYS_connect, fd, &nobody, sizeof nobody) == 0) ||
+           kernel_call(SYS_shutdown, fd, SHUT_RDWR) == 0;
 }
 
 static bool has_hung_up(int fd)
@@ -98,8 +98,8 @@ static void reset(int fd, const struct flow *flow, uint32_t queued)
     /* Another process that holds it may have reset it before. */
     if (flow_at(descriptor_at(fd)) == flow && !has_hung_up(own >= 0 ? own : fd)) {
         flows_tell(fd, EVENT_STALL_RESET, queued);
-        dissolve(own >= 0 ? own : fd, flow);
-        service_count(COUNTER_STALLS_RESET, 1);
+        if (dissolved(own >= 0 ? own : fd, flow))
+            service_count(COUNTER_STALLS_RESET, 1);
     }
     if (own >= 0)
         kernel_call(SYS_close, own);

@@ -215,7 +215,8 @@ static ssize_t send_rest(int fd, const struct rest *rest, int flags, size_t *off
         shortened[0].iov_len -= rest->skip;
         message.msg_iov = shortened;
         message.msg_iovlen = count;
-        flags |= count < rest->count ? MSG_MORE : 0;
+        if (count < rest->count)
+            flags = (flags | MSG_MORE) & ~MSG_EOR; /* the record ends with the last */
     }
     *offered = length_of(message.msg_iov, message.msg_iovlen);
     return REAL(sendmsg)(fd, &message, flags);
@@ -294,6 +295,12 @@ ssize_t writing_vector(int fd, struct flow *flow, const struct iovec *vector, in
     return result;
 }
 
+size_t writing_length(const struct msghdr *message)
+{
+    size_t count = libc_message_length(message->msg_iovlen);
+    return count <= IOV_MAX ? length_of(message->msg_iov, count) : 0;
+}
+
 ssize_t writing_message(int fd, struct flow *flow, const struct msghdr *message, int flags)
 {
     size_t count = libc_message_length(message->msg_iovlen);
@@ -306,9 +313,13 @@ ssize_t writing_message(int fd, struct flow *flow, const struct msghdr *message,
     int late = writing_late_error(flow);
     if (late)
         return end(flow, 0, late);
+    size_t total = writing_length(message);
     writing_passes(fd, flow);
+    bool lent = whole && credit_lend(fd, flow, total);
     ssize_t result = REAL(sendmsg)(fd, message, flags);
-    writing_passed(fd, flow, length_of(message->msg_iov, count), result, true);
+    if (lent)
+        credit_lent_back(fd, flow);
+    writing_passed(fd, flow, total, result, true);
     return result;
 }
 

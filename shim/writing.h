@@ -21,6 +21,9 @@
 ssize_t writing_vector(int fd, struct flow *flow, const struct iovec *vector, int count, int flags);
 ssize_t writing_message(int fd, struct flow *flow, const struct msghdr *message, int flags);
 
+/* The bytes of a message, as far as one call can write them; 0 when it has too many parts. */
+size_t writing_length(const struct msghdr *message);
+
 /* Whether a call on this connection must go through writing_vector, rather than be passed on. */
 static inline bool writing_carefully(const struct flow *flow)
 {

@@ -100,6 +100,14 @@ output() {
     done
 }
 
+messages() {
+    local limits
+    bounded "${TESTS:-$BUILD/tests}"/test_messages || return 1
+    for limits in conn-buffer=4K buffer=64K "buffer=256M stall=60s"; do
+        under_shim "$limits" "${TESTS:-$BUILD/tests}"/test_messages || return 1
+    done
+}
+
 scale() {
     ulimit -n "$(ulimit -Hn)"
     bounded "$BUILD"/tests/test_scale && under_shim "total-conns=60000 peer-conns=60000" "$BUILD"/tests/test_scale
@@ -139,6 +147,7 @@ step "builds follow what they are made with" tests/unit/test_build.sh
 step "units" units
 step "semantics of accept and of waiting" semantics
 step "semantics of reading and writing" output
+step "what belongs together stays together" messages
 step "ways to accept and to close" build/tests/test_styles
 step "every limit, by every way in and out" /usr/bin/python3 tests/servers/test_limits.py
 step "build with musl" make --no-print-directory -s -j"$(nproc)" BUILD="$BUILD" musl-tests
@@ -188,6 +197,7 @@ export RUNTIME SANITIZER_RUNTIME=$RUNTIME
 step "units, under ASan and UBSan" units
 step "semantics, under ASan and UBSan" semantics
 step "reading and writing, under ASan and UBSan" output
+step "what belongs together, under ASan and UBSan" messages
 step "full-duplex streams, under ASan and UBSan" build/asan/tests/test_duplex epoll
 step "ways to accept and to close, under ASan and UBSan" build/asan/tests/test_styles
 
