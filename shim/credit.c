@@ -21,7 +21,7 @@
 #define KERNEL_UNIX 208      /* KiB; unix(7): net.core.wmem_default */
 #define LOWAT_LEAST 4096
 #define SPARE_LEAST (64 * 1024) /* KiB */
-#define PIECE_OVERHEAD 64       /* what unix_stream_sendmsg leaves of half a buffer */
+#define PIECE_OVERHEAD 64       /* what net/unix/af_unix.c leaves of half a buffer */
 #define NOTHING UINT32_MAX
 
 static _Atomic uint32_t wanted_seen;
