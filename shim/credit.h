@@ -58,7 +58,7 @@ uint64_t credit_spare(void);
 
 /*
  * AF_UNIX: makes room for a message of `bytes` to be one piece in the queue, which a socket buffer
- * of less than twice that cuts (unix_stream_sendmsg). True when the grant was exceeded for that,
+ * of less than twice that cuts (net/unix/af_unix.c). True when the grant was exceeded for that,
  * and credit_lent_back is due after the call.
  */
 bool credit_lend(int fd, const struct flow *flow, size_t bytes);
