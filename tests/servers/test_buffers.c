@@ -385,7 +385,7 @@ static void stalled_connection_is_reset(void **state)
     }
     assert_int_equal(total(&server, "stalls_reset"), 3);
     assert_true(seconds_now() - started > 0.3);
-    assert_true(total_becomes(&server, "conns", 1, 5000));
+    assert_true(total_becomes(&server, "conns", 1, 60000));
     assert_int_equal(
         bpctl(&server, output, sizeof output, COMMAND("events", server.name, "--json")), 0);
     assert_non_null(strstr(output, "stall_reset"));

@@ -256,7 +256,7 @@ static void every_byte_comes_back(void **state)
         printf("# %s, limits changing: ", subject->name);
         exchange(port, 8 << 20, true);
     }
-    assert_true(total_becomes(&server, "conns", 0, 10000));
+    assert_true(total_becomes(&server, "conns", 0, 60000));
 }
 
 static const struct subject subjects[] = {

@@ -22,7 +22,7 @@
 /* A client that the server was probed with may be counted until the server has noticed its end. */
 static void settle(const struct server *server)
 {
-    assert_true(total_becomes(server, "conns", 0, 10000));
+    assert_true(total_becomes(server, "conns", 0, 60000));
 }
 
 static void assert_served(const struct crowd *crowd, const struct recipe *recipe)
@@ -92,7 +92,7 @@ static void holds(void **state)
     assert_nobody_lost(&crowd);
     assert_int_equal(left, CLIENTS);
     assert_true(most <= CEILING);
-    assert_true(total_becomes(&server, "conns", 0, 10000));
+    assert_true(total_becomes(&server, "conns", 0, 60000));
     assert_int_equal(connections_by_ss(server.port), 0);
     crowd_end(&crowd);
     server_stop(&server);

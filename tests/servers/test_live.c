@@ -18,7 +18,7 @@
 
 #include <cmocka.h>
 
-#define WITHIN_MS 20000
+#define WITHIN_MS 60000
 #define STANDS_MS 200
 #define LIMITS(...) ((const char *const[]){__VA_ARGS__, NULL})
 #define BPCTL(...) bpctl(&server, output, sizeof output, (const char *const[]){__VA_ARGS__, NULL})
@@ -32,7 +32,7 @@ static void start(const char *recipe, const char *const *limits)
     if (!recipe_available(recipe_named(recipe)))
         skip();
     assert_true(recipe_start(recipe_named(recipe), &server, limits));
-    assert_true(total_becomes(&server, "conns", 0, 10000));
+    assert_true(total_becomes(&server, "conns", 0, 60000));
 }
 
 /* `count` clients from 127.0.0.`host`. */
@@ -335,7 +335,7 @@ static void killed_workers_lose_no_slot(void **state)
         assert_true(crowd_until(&crowd, CLIENT_SERVED, 12, WITHIN_MS));
         assert_true(connections_by_ss(server.port) <= 12);
         crowd_end(&crowd);
-        assert_true(total_becomes(&server, "conns", 0, 10000));
+        assert_true(total_becomes(&server, "conns", 0, 60000));
         assert_int_equal(connections_by_ss(server.port), 0);
     }
     come(&crowd, 40, 1);
@@ -359,7 +359,7 @@ static void killed_service_starts_afresh(void **state)
     assert_true(server_start(&second, LIMITS("total-conns=7"),
                              LIMITS("redis-server", "--port", port, "--save", "")));
     server = second;
-    assert_true(total_becomes(&server, "conns", 0, 10000));
+    assert_true(total_becomes(&server, "conns", 0, 60000));
     come(&crowd, 20, 1);
     assert_settles_at(&crowd, 7);
 }

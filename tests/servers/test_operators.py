@@ -23,13 +23,13 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 BUILD = os.path.abspath(os.environ.get("BUILD", ROOT + "/build"))
 BPCTL = BUILD + "/bpctl"
 PYTHON = "/usr/bin/python3"
-wait_until = functools.partial(harness.wait_until, patience=20)
+wait_until = functools.partial(harness.wait_until, patience=60)
 BECOME_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 COMMANDS = "run ls show set pause resume drain top depth events metrics check probe".split()
 
 
 def run(*command, **more):
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **more)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
 
 
 def bpctl(*arguments, **more):

@@ -19,7 +19,7 @@
 
 #include "../../shim/segment.h"
 
-#define WITHIN_MS 20000
+#define WITHIN_MS 60000
 #define LIMITS(...) ((const char *const[]){__VA_ARGS__, NULL})
 #define BPCTL(...) bpctl(&server, output, sizeof output, (const char *const[]){__VA_ARGS__, NULL})
 
@@ -71,7 +71,7 @@ static void start(const char *recipe)
     if (!recipe_available(recipe_named(recipe)))
         skip();
     assert_true(recipe_start(recipe_named(recipe), &server, LIMITS("total-conns=5")));
-    assert_true(total_becomes(&server, "conns", 0, 10000));
+    assert_true(total_becomes(&server, "conns", 0, 60000));
     path_of_segment(server.name);
 }
 

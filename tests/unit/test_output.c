@@ -37,7 +37,7 @@
 
 #define MUCH (8U << 20)
 #define SMALL_RECEIVE 16384
-#define PATIENCE_MS 10000
+#define PATIENCE_MS 60000
 
 static bool shimmed;
 static int server = -1, client = -1; /* the two ends of one connection; `server` was accepted */
