@@ -150,6 +150,7 @@ HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
 TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
 	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so \
+	$(BUILD)/tests/lacking.so \
 	$(BUILD)/tests/calls $(BUILD)/tests/asker
 
 $(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
@@ -185,7 +186,7 @@ $(BUILD)/tests/calls $(BUILD)/tests/asker: $(BUILD)/tests/%: $(BUILD)/tests/benc
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^
 
-$(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so: $(BUILD)/tests/%.so: tests/servers/%.c $(MADE_WITH)/compiler | looked-for-tests
+$(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so $(BUILD)/tests/lacking.so: $(BUILD)/tests/%.so: tests/servers/%.c $(MADE_WITH)/compiler | looked-for-tests
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(COMMON) -Wno-missing-prototypes -fPIC -shared -o $@ $<

@@ -75,6 +75,18 @@ static const struct sockdiag_entry *find_connection(const struct kernel_sockets 
                : NULL;
 }
 
+/* By its cookie; or by its inode, where the service was not told that. */
+static const struct sockdiag_entry *find_listener(const struct kernel_sockets *sockets,
+                                                  uint64_t identity)
+{
+    if (!(identity & SOCKDIAG_BY_INODE))
+        return find(sockets, (struct sockdiag_entry){.cookie = identity}, by_cookie);
+    for (size_t i = 0; i < sockets->count; i++)
+        if ((sockets->entry[i].inode | SOCKDIAG_BY_INODE) == identity)
+            return &sockets->entry[i];
+    return NULL;
+}
+
 static uint64_t network_of(const char *path)
 {
     struct stat status;
@@ -243,8 +255,7 @@ static void view_listeners(const struct segment *segment, const struct kernel_so
     for (uint32_t i = 0; i < used && i < SEGMENT_LISTENERS; i++) {
         const struct segment_listener *listener = &segment->listener[i];
         uint64_t cookie = atomic_load(&listener->cookie);
-        const struct sockdiag_entry *socket =
-            find(sockets, (struct sockdiag_entry){.cookie = cookie}, by_cookie);
+        const struct sockdiag_entry *socket = find_listener(sockets, cookie);
         if (cookie == 0 || !socket)
             continue;
         struct listener_view *seen = &view->listener[view->listeners++];
