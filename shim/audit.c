@@ -150,6 +150,13 @@ static void free_orphans(void)
         service_event(EVENT_FOUND, freed, "left half way by a process that was killed");
 }
 
+void audit_prepare(void)
+{
+    uint64_t never = 0;
+    if (atomic_compare_exchange_strong(&service.segment->audit_next_ns, &never, 1))
+        lost_prepare();
+}
+
 void audit_peer(uint32_t peer)
 {
     static _Atomic uint64_t next;

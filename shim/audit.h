@@ -8,6 +8,9 @@
 
 #include <stdint.h>
 
+/* When a process joins: whoever is the first finds out what audits can see here. */
+void audit_prepare(void);
+
 /*
  * Does what is due, cheapest first: dead processes; descriptors of this process that are no longer
  * the connection they were; slots whose connection nobody holds any more (lost.h). Each is due

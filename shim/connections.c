@@ -451,8 +451,7 @@ static void leave_to_audits(struct segment_conn *conn, uint32_t slot, uint32_t g
         ;
 }
 
-/* Nothing can ever prove it: then nothing is kept, and that is said. */
-static bool beyond_proof(void)
+bool connections_beyond_proof(void)
 {
     static _Atomic bool said;
     const struct segment *segment = service.segment;
@@ -470,7 +469,8 @@ static bool free_if_nobodys(struct segment_conn *conn, descriptor what, enum wit
 {
     uint32_t slot = descriptor_index(what), generation = descriptor_generation(what);
     shared = shared || atomic_load(&conn->flags) & CONN_SHARED;
-    if (shared && answer != WITNESS_GONE && !(answer == WITNESS_UNKNOWN && beyond_proof())) {
+    if (shared && answer != WITNESS_GONE &&
+        !(answer == WITNESS_UNKNOWN && connections_beyond_proof())) {
         leave_to_audits(conn, slot, generation);
         return false;
     }

@@ -123,6 +123,13 @@ void connections_forget_process(uint32_t holder, bool proved);
  */
 bool connections_free_lost(uint32_t slot, uint32_t state);
 
+/*
+ * Whether nothing can ever prove that nobody holds a connection which other programs may: neither
+ * sock_diag nor /proc can be asked. Then a slot that no process of the service holds is free, for
+ * it would be lost otherwise, and that is said once.
+ */
+bool connections_beyond_proof(void);
+
 /* Frees a slot that nobody is at work on any more, if it still is in `state` (opening or closing).
  * What its gauges count too much is the caller's to mend. */
 bool connections_free_orphan(uint32_t slot, uint32_t state);

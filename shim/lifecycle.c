@@ -186,6 +186,7 @@ __attribute__((constructor(101))) static void start(void)
         guard_install();
         bool was_here_before_exec = processes_enter();
         outbound_start();
+        audit_prepare();
         descriptors_adopt_all();
         if (was_here_before_exec)
             connections_forget_unadopted();

@@ -149,6 +149,18 @@ static bool list_family(int family, uint32_t bit, int *error)
     return false;
 }
 
+static void note_nothing(const struct sockdiag_entry *entry, void *context)
+{
+    (void)entry, (void)context;
+}
+
+void lost_prepare(void)
+{
+    int error = sockdiag_dump(AF_INET, true, note_nothing, NULL) || is_passing(errno) ? 0 : errno;
+    atomic_store(&service.segment->sockdiag_error, (uint32_t)error);
+    atomic_store(&service.segment->holdings_error, (uint32_t)holdings_error());
+}
+
 static struct listed list(void)
 {
     int error = 0;
@@ -283,6 +295,8 @@ static bool is_lost(uint32_t slot, const struct everybody *everybody)
 
     if (finding[slot] == ORPHANED)
         return true;
+    if (others_may_hold(slot) && holders_of[slot] == 0 && connections_beyond_proof())
+        return finding[slot] == SUSPECT;
     if (!is_suspect(slot) || somebody_watches(flags) ||
         atomic_load(&conn_at(slot)->holders) != holders_of[slot])
         return false;

@@ -21,6 +21,9 @@
 
 #include <stdint.h>
 
+/* Finds out what the kernel tells here, for bpctl to show before there is anything to look for. */
+void lost_prepare(void);
+
 /* Looks at all slots that were filled before now. Frees what is lost; returns how many. Not
  * reentrant: false starts are the caller's to prevent. Async-signal-safe; errno is not kept. */
 uint32_t lost_find(void);

@@ -36,12 +36,11 @@ static void read_command(char command[16])
 
 /* --- references --- */
 
-#define REFERENCE_GENERATION 24
 #define REFERENCE_NOBODY (UINT64_C(1) << 63) /* of who has no entry: nothing can be said of it */
 
 static uint64_t reference_of(uint32_t index, uint64_t identity)
 {
-    return index ? (uint64_t)index << REFERENCE_GENERATION | process_generation(identity)
+    return index ? (uint64_t)index << PROCESS_REFERENCE_SHIFT | process_generation(identity)
                  : REFERENCE_NOBODY;
 }
 
@@ -57,7 +56,7 @@ static struct onlooker onlooker(void)
 
 enum liveness processes_judge(uint64_t reference)
 {
-    uint32_t index = (uint32_t)(reference >> REFERENCE_GENERATION & UINT32_MAX);
+    uint32_t index = process_of_reference(reference);
     if (reference & REFERENCE_NOBODY || index >= SEGMENT_PROCESSES)
         return LIVENESS_UNKNOWN;
     uint64_t identity = atomic_load(&service.segment->process[index].identity);
@@ -197,14 +196,30 @@ unsigned processes_reap(bool thorough)
     return found;
 }
 
+static bool is_taken(uint64_t identity)
+{
+    return process_phase(identity) == PROCESS_LIVE || process_phase(identity) == PROCESS_CLAIMED;
+}
+
 uint32_t processes_pid_here(uint32_t index)
 {
-    uint64_t identity = atomic_load(&service.segment->process[index].identity);
-    return process_phase(identity) == PROCESS_LIVE ? process_pid(identity) : 0;
+    const struct segment_process *process = &service.segment->process[index];
+    const struct onlooker here = {service.pid_namespace, -1};
+    uint64_t identity = atomic_load(&process->identity);
+    return process_phase(identity) == PROCESS_LIVE && liveness_is_near(process, &here)
+               ? process_pid(identity)
+               : 0;
 }
 
 bool processes_all_here(void)
 {
+    const struct segment *segment = service.segment;
+    const struct onlooker here = {service.pid_namespace, -1};
+    uint32_t used = atomic_load(&segment->processes_used);
+    for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++)
+        if (is_taken(atomic_load(&segment->process[i].identity)) &&
+            !liveness_is_near(&segment->process[i], &here))
+            return false;
     return true;
 }
 

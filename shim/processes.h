@@ -55,7 +55,7 @@ unsigned processes_reap(bool thorough);
 /* The pid of the live process with that index, where /proc has it under that number; or 0. */
 uint32_t processes_pid_here(uint32_t index);
 
-/* Whether that is so of all processes of the service. */
+/* Whether that is so of all processes of the service: what any of them holds, /proc can tell. */
 bool processes_all_here(void);
 
 /* The child `pid` was waited for: it is gone, and so is what only it held. Async-signal-safe. */

@@ -289,6 +289,13 @@ static inline uint64_t process_identity(uint64_t before, enum process_phase phas
     return ((before >> 40) + 1) << 40 | (uint64_t)phase << 32 | pid;
 }
 
+/* The entry in a reference to a process (processes_self), which has the generation below it. */
+#define PROCESS_REFERENCE_SHIFT 24
+static inline uint32_t process_of_reference(uint64_t reference)
+{
+    return (uint32_t)(reference >> PROCESS_REFERENCE_SHIFT & UINT32_MAX);
+}
+
 enum segment_result {
     SEGMENT_OK,
     SEGMENT_ABSENT,  /* no such service */

@@ -150,6 +150,7 @@ step "semantics of reading and writing" output
 step "what belongs together stays together" messages
 step "ways to accept and to close" build/tests/test_styles
 step "every limit, by every way in and out" /usr/bin/python3 tests/servers/test_limits.py
+step "connections that several processes hold" /usr/bin/python3 tests/servers/test_counts.py
 step "build with musl" make --no-print-directory -s -j"$(nproc)" BUILD="$BUILD" musl-tests
 step "units, in musl" in_musl units
 step "semantics of accept and of waiting, in musl" in_musl semantics

@@ -316,6 +316,9 @@ static int judge_mapped(struct report *report, pid_t pid, const struct sockets *
                 counter[COUNTER_ACCEPTED], counter[COUNTER_HELD], shed_in_all(counter),
                 counter[COUNTER_READS_PAUSED], counter[COUNTER_CONNECTS],
                 membership->process.conns);
+        char why[BLINDNESS_MAX];
+        if (blindness(membership->view, why, sizeof why))
+            because(report, "the audits of service %s are blind: %s", membership->service, why);
         if (sockets && sockets->connections > membership->process.conns + counter[COUNTER_EXEMPTED])
             because(report,
                     "the kernel knows %u connections on its listeners: the others came past "

@@ -341,6 +341,27 @@ void owner_name(uid_t owner, char *out, size_t size)
         snprintf(out, size, "%u", owner);
 }
 
+static const char *obstacle(int error)
+{
+    return error == ENOENT ? "its modules, or it, are missing" : strerror(error);
+}
+
+const char *blindness(const struct service_view *view, char *out, size_t size)
+{
+    if (view->sockdiag_error == 0)
+        return NULL;
+    if (view->holdings_error == 0)
+        snprintf(out, size,
+                 "sock_diag cannot be asked (%s): what was closed unseen is looked for in /proc",
+                 obstacle(view->sockdiag_error));
+    else
+        snprintf(out, size,
+                 "neither sock_diag (%s) nor /proc (%s) can be asked: what other programs inherit "
+                 "is not counted",
+                 obstacle(view->sockdiag_error), obstacle(view->holdings_error));
+    return out;
+}
+
 const char *counter_name(unsigned counter)
 {
 #define COUNTER(id, name) [COUNTER_##id] = name,

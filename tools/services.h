@@ -102,9 +102,10 @@ struct service_view {
     uint64_t totals[COUNTERS];
     struct found_view found; /* total-conns=auto */
     struct histogram_reading accept_wait, sojourn;
-    uint64_t conn_buffer_most;  /* queued on the connection that has most, in bytes */
-    uint32_t peer_most;         /* connections of the client that has most */
-    char peer_most_address[64]; /* while peer-conns is set; or empty */
+    uint64_t conn_buffer_most;          /* queued on the connection that has most, in bytes */
+    int sockdiag_error, holdings_error; /* errno: why the audits are blind; see blindness */
+    uint32_t peer_most;                 /* connections of the client that has most */
+    char peer_most_address[64];         /* while peer-conns is set; or empty */
     unsigned processes, listeners, destinations;
     struct process_view process[SEGMENT_PROCESSES];
     struct listener_view listener[SEGMENT_LISTENERS];
@@ -132,6 +133,13 @@ unsigned service_processes(const struct service_file *service);
 /* A limit as it holds for one process of the service. */
 uint64_t limit_of_process(const struct service_view *view, const struct process_view *process,
                           enum limit_key key);
+
+/*
+ * One line on what the service's audits cannot look at, which is where closes that nobody saw are
+ * found; or NULL when they see all.
+ */
+#define BLINDNESS_MAX 256
+const char *blindness(const struct service_view *view, char *out, size_t size);
 
 /* A string from a segment: `out` gets at most `size - 1` printable ASCII bytes. */
 void clean_text(const _Atomic uint64_t *words, size_t length, char *out, size_t size);

@@ -177,6 +177,10 @@ static json_t *service_json(const struct service_file *service, const struct ser
         admission_name(view->admission), "limits", limits_json(&view->limits), "totals",
         counters_json(view->conns, view->totals), "processes", processes, "listeners", listeners);
     json_object_set_new(object, "destinations", destinations_json(view));
+    char why[BLINDNESS_MAX];
+    const char *blind = blindness(view, why, sizeof why);
+    json_object_set_new(object, "audit",
+                        json_pack("{s:b, s:s?}", "blind", blind != NULL, "why", blind));
     if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
         json_object_set_new(object, "auto", found_json(&view->found));
     return object;
@@ -204,6 +208,9 @@ static void print_totals(const struct service_view *view)
     for (unsigned i = 0; i < COUNTERS; i++)
         if (view->totals[i] || i == COUNTER_ACCEPTED || i == COUNTER_HELD || i == COUNTER_BUFFER)
             printf("  %-14s %" PRIu64 "\n", counter_name(i), view->totals[i]);
+    char why[BLINDNESS_MAX];
+    if (blindness(view, why, sizeof why))
+        printf("audit\n  %-14s %s\n", "blind", why);
 }
 
 /* The ceilings that hold for one process: its own, or the service's. */

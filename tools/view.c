@@ -248,6 +248,16 @@ static void view_connections(const struct segment *segment, const struct kernel_
     raise_peak(view->totals);
 }
 
+/* Whether who registered the listener is among the processes that live. */
+static bool is_kept(const struct service_view *view, const struct segment_listener *listener)
+{
+    uint32_t keeper = process_of_reference(atomic_load(&listener->keeper));
+    for (unsigned i = 0; i < view->processes; i++)
+        if (view->process[i].index == keeper)
+            return true;
+    return false;
+}
+
 static void view_listeners(const struct segment *segment, const struct kernel_sockets *sockets,
                            struct service_view *view)
 {
@@ -256,16 +266,20 @@ static void view_listeners(const struct segment *segment, const struct kernel_so
         const struct segment_listener *listener = &segment->listener[i];
         uint64_t cookie = atomic_load(&listener->cookie);
         const struct sockdiag_entry *socket = find_listener(sockets, cookie);
-        if (cookie == 0 || !socket)
+        /* Where the kernel does not tell, what a process that lives registered is taken for open.
+         */
+        bool open = socket || (!sockets->complete && is_kept(view, listener));
+        if (cookie == 0 || !open)
             continue;
         struct listener_view *seen = &view->listener[view->listeners++];
         clean_text(listener->address, sizeof listener->address, seen->address,
                    sizeof seen->address);
         seen->cookie = cookie;
-        seen->inode = socket->inode;
+        seen->inode = socket ? socket->inode : 0;
         seen->asked_backlog = atomic_load(&listener->asked_backlog);
-        seen->queue = socket->queue;
-        seen->queue_max = socket->backlog + 1; /* what fits: see segment_backlog */
+        seen->queue = socket ? socket->queue : 0;
+        seen->queue_max = socket ? socket->backlog + 1 /* what fits: see segment_backlog */
+                                 : seen->asked_backlog;
         uint64_t probed = atomic_load(&listener->probed_ns), now = monotonic_ns();
         seen->probed = probed && probed <= now && now - probed < PROBE_FRESH_NS;
         seen->peak = atomic_load(&listener->probed_peak);
@@ -337,6 +351,8 @@ void service_view(const struct service_file *service, struct service_view *view)
     uint32_t admission = atomic_load(&segment->admission);
     view->admission =
         admission <= ADMISSION_DRAINING ? (enum admission_switch)admission : ADMISSION_PAUSED;
+    view->sockdiag_error = (int)(atomic_load(&segment->sockdiag_error) & 0xfff);
+    view->holdings_error = (int)(atomic_load(&segment->holdings_error) & 0xfff);
     view_processes(service, view);
     histogram_read(&segment->accept_wait, &view->accept_wait);
     histogram_read(&segment->sojourn, &view->sojourn);

@@ -6,8 +6,8 @@
  *   LACKS='WORD...'
  *     netlink     no netlink socket: EPERM, as filters say it
  *     protocol    the same, as a kernel without it says it
- *     modules     no tcp_diag and unix_diag: a dump ends at once with ENOENT, a look-up finds nothing
- *     sight       dumps pass all sockets over, as they pass over some while their table changes
+ *     modules     no tcp_diag and unix_diag: a dump ends at once with ENOENT, a look-up finds
+ * nothing sight       dumps pass all sockets over, as they pass over some while their table changes
  *     memory      dumps do so after the first of each kind
  *     cookie      SO_COOKIE: ENOPROTOOPT
  *     proc        nothing in /proc can be opened or read: EACCES

@@ -9,6 +9,7 @@ import concurrent.futures
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -109,6 +110,10 @@ while True:
 """
 
 
+def bpctl(*arguments):
+    return subprocess.run([BPCTL, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
 class Service:
     """The server above, under a ceiling."""
 
@@ -148,7 +153,7 @@ class Service:
             return file.read()
 
     def show(self):
-        shown = subprocess.run([BPCTL, "show", self.name, "--json"], capture_output=True, text=True, check=False)
+        shown = bpctl("show", self.name, "--json")
         return json.loads(shown.stdout) if shown.returncode == 0 else None
 
     def come(self, count):
@@ -304,6 +309,31 @@ def test_what_was_reset_and_is_held():
 
 def test_what_the_children_of_a_killed_process_hold():
     in_each_environment(parent_killed)
+
+
+def test_show_says_what_audits_cannot_see():
+    for what, lacks in ENVIRONMENTS.items():
+        with Service("keep", lacks) as service:
+            blind = lacks.split(" ")[0] in ("netlink", "protocol", "modules")
+            audit = service.show()["audit"]
+            assert audit["blind"] == blind, f"where {what}: {audit}"
+            shown = bpctl("show", service.name).stdout + bpctl("check", str(service.process.pid)).stdout
+            said = re.findall(r"blind:? .*sock_diag cannot be asked.*in /proc", shown)
+            assert len(said) == (2 if blind else 0), f"where {what}: {shown}"
+
+
+def test_without_proc_and_netlink_it_is_said():
+    with Service("spawn_bare", "netlink proc") as service:
+        clients = service.come(CLIENTS)
+        wait_until(lambda: len(served(clients)) >= CEILING, "the first ones' turn")
+        wait_until(lambda: "is not counted" in service.show()["audit"]["why"], "a word of it")
+        wait_until(lambda: "connections that other programs inherit are not counted" in service.log(), "a line of it")
+        leave(clients)
+        for _ in range(3):  # and nobody is kept out by what nobody can prove
+            clients = service.come(CEILING)
+            wait_until(lambda: len(served(clients)) >= CEILING, "the next ones' turn")
+            leave(clients)
+        assert service.log().count("backpressure: neither") == 1, service.log()
 
 
 if __name__ == "__main__":
