@@ -18,6 +18,8 @@
 #define INDEX_MOST (SEGMENT_CONNS * 2)
 #define LOOK_UPS_MOST 256 /* in one look; the others are suspects again in the next */
 #define LOOKS_AT_HOLDINGS 2
+/* So often in a row no dump passes over a socket that is in the table all the time. */
+#define DUMPS_WITHOUT 16
 
 /* What is known of a slot in one look. */
 enum finding {
@@ -35,6 +37,11 @@ static uint64_t holders_of[SEGMENT_CONNS];
 /* How sock_diag can find it again: remembered from a list that it was on. */
 static struct sockdiag_socket remembered[SEGMENT_CONNS];
 
+/* Of those that never were: how many whole dumps in a row did not list them. */
+static struct absence {
+    uint32_t inode, dumps;
+} absence[SEGMENT_CONNS];
+
 /* Inode -> slot + 1. */
 static uint32_t inode_index[INDEX_MOST], index_size;
 
@@ -44,6 +51,7 @@ static uint8_t looks_at[SEGMENT_PROCESSES];
 /* What the looks at everybody's descriptors came to. */
 struct everybody {
     unsigned looks;
+    bool out_of_sight;        /* not all that the service has, or none at all */
     uint64_t hidden_since_ns; /* who started before that and could not be read, or 0 */
 };
 
@@ -177,6 +185,13 @@ static struct listed list(void)
 
 /* --- the second: exact look-ups --- */
 
+static enum finding count_absence(uint32_t slot, uint32_t inode)
+{
+    if (absence[slot].inode != inode)
+        absence[slot] = (struct absence){.inode = inode};
+    return ++absence[slot].dumps < DUMPS_WITHOUT ? SUSPECT : DEAD;
+}
+
 /* Only for what sock_diag can list: otherwise its 'there is none' means nothing. */
 static enum finding look_up(uint32_t slot, struct listed listed)
 {
@@ -186,8 +201,10 @@ static enum finding look_up(uint32_t slot, struct listed listed)
     bool local = flags & CONN_UNIX;
     const struct sockdiag_socket *socket = local ? &by_inode : &remembered[slot];
 
-    if (flags & CONN_FOREIGN || !(local ? listed.local : listed.tcp) || socket->inode != inode)
+    if (flags & CONN_FOREIGN || !(local ? listed.local : listed.tcp))
         return SUSPECT;
+    if (socket->inode != inode)
+        return count_absence(slot, (uint32_t)inode);
     switch (sockdiag_ask(socket)) {
     case SOCKDIAG_HELD:
         return HELD;
@@ -267,9 +284,12 @@ static void look_at_everybody(struct everybody *everybody)
     uint64_t hidden_since_ns = 0;
     while (slot < used && !(is_suspect(slot) && others_may_hold(slot)))
         slot++;
-    if (slot == used || !processes_all_here() ||
-        !holdings_of_all(note_open, NULL, &hidden_since_ns))
+    if (slot == used)
         return;
+    if (!processes_all_here() || !holdings_of_all(note_open, NULL, &hidden_since_ns)) {
+        everybody->out_of_sight = true;
+        return;
+    }
     everybody->looks++;
     if (hidden_since_ns > everybody->hidden_since_ns)
         everybody->hidden_since_ns = hidden_since_ns;
@@ -303,15 +323,19 @@ static bool is_lost(uint32_t slot, const struct everybody *everybody)
     each_holder(slot, note_unread, &unread);
     if (unread || !others_may_hold(slot))
         return !unread;
-    return everybody->looks == LOOKS_AT_HOLDINGS &&
-           (finding[slot] == DEAD ||
-            atomic_load(&conn_at(slot)->accepted_ns) > everybody->hidden_since_ns);
+    /* Nobody whom the service knows has it. Who else might is asked, where he can be; a connection
+     * that ended, in the hands of somebody unknown and out of sight, is not worth a place for good.
+     */
+    if (everybody->looks < LOOKS_AT_HOLDINGS)
+        return everybody->out_of_sight && finding[slot] == DEAD;
+    return finding[slot] == DEAD ||
+           atomic_load(&conn_at(slot)->accepted_ns) > everybody->hidden_since_ns;
 }
 
 static struct everybody look_at_holdings(void)
 {
-    struct everybody everybody = {0};
     int error = holdings_error();
+    struct everybody everybody = {.out_of_sight = error != 0};
     atomic_store(&service.segment->holdings_error, (uint32_t)error);
     memset(looks_at, 0, sizeof looks_at);
     for (unsigned look = 0; !error && look < LOOKS_AT_HOLDINGS; look++) {
