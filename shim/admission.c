@@ -16,6 +16,7 @@
 #include "sandbox.h"
 #include "service.h"
 #include "shedding.h"
+#include "turns.h"
 #include "waiting_room.h"
 
 #include <errno.h>
@@ -28,11 +29,6 @@
 
 #define MILLISECOND UINT64_C(1000000)
 #define EVENT_EVERY_NS (1000 * MILLISECOND) /* of one kind, in one process */
-/* Longer than anybody holds a listener's lock: one that was stopped or killed inside is passed. */
-#define LOCK_PATIENCE_NS (20 * MILLISECOND)
-#define LOCK_YIELDS 4 /* then the holder was preempted, or many wait */
-#define LOCK_NAP_NS 100000
-#define LOCK_NAP_LONGEST_NS 1000000
 /* Refusals that one thread makes before it lets another have the listener. */
 #define REFUSALS_PER_TURN 16
 /* Refusals in one call of a non-blocking accept, or of a wait, so that the program's own clients
@@ -168,49 +164,6 @@ bool admission_needs_attention(void)
     return admission_needs_attention_here() || listeners_gated();
 }
 
-/* --- one at a time between poll and accept, so that nobody blocks in accept with a slot reserved
- * --- */
-
-/* False when there is no slot any more for whoever gets the listener: the wait is in vain. */
-static bool lock_listener(struct listener *listener)
-{
-    if (!listener->shared)
-        return true;
-    _Atomic uint64_t *lock = &listener->shared->lock;
-    struct timespec nap = {.tv_sec = 0, .tv_nsec = LOCK_NAP_NS};
-    uint64_t started = monotonic_ns(), holder = 0;
-    unsigned turns = 0;
-    while (!atomic_compare_exchange_weak(lock, &holder, started)) {
-        if (holder && monotonic_ns() - started > LOCK_PATIENCE_NS &&
-            atomic_compare_exchange_strong(lock, &holder, started))
-            return true;
-        holder = 0;
-        if (++turns <= LOCK_YIELDS) {
-            kernel_call(SYS_sched_yield);
-            continue;
-        }
-        if (!admission_lets_in(listener))
-            return false;
-        kernel_call(SYS_nanosleep, &nap, NULL);
-        if (nap.tv_nsec < LOCK_NAP_LONGEST_NS)
-            nap.tv_nsec *= 2;
-    }
-    return true;
-}
-
-/* A turn goes on: whoever waits knows that its holder is well. */
-static void keep_listener(struct listener *listener)
-{
-    if (listener->shared)
-        atomic_store(&listener->shared->lock, monotonic_ns());
-}
-
-static void unlock_listener(struct listener *listener)
-{
-    if (listener->shared)
-        atomic_store(&listener->shared->lock, 0);
-}
-
 static bool client_waits(int fd)
 {
     struct pollfd listener = {.fd = fd, .events = POLLIN};
@@ -274,11 +227,13 @@ static int attempt(struct admission *admission)
 {
     int cancel_state = PTHREAD_CANCEL_ENABLE, outcome;
     bool client = true;
+    struct turn turn;
 
     if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
         return MUST_WAIT;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
-    if (admission->blocking && !lock_listener(admission->wait.listener)) {
+    if (admission->blocking &&
+        !turns_take(admission->wait.listener, admission->wait.fd, admission_lets_in, &turn)) {
         pthread_setcancelstate(cancel_state, NULL);
         return MUST_WAIT;
     }
@@ -287,12 +242,12 @@ static int attempt(struct admission *admission)
         if (admission->blocking || segment_limit(service.segment, LIMIT_ACCEPT_RATE) != LIMIT_OFF)
             client = client_waits(admission->wait.fd);
         outcome = client || waiting_room_occupied() ? attempt_with(admission, client) : NOBODY;
-        if (!admission->blocking || outcome != TRY_AGAIN || refused >= REFUSALS_PER_TURN)
+        if (!admission->blocking || outcome != TRY_AGAIN || refused >= REFUSALS_PER_TURN ||
+            !turns_keep(&turn))
             break;
-        keep_listener(admission->wait.listener);
     }
     if (admission->blocking)
-        unlock_listener(admission->wait.listener);
+        turns_give(&turn, admission->wait.fd);
     newcomers_wake_if_owed(admission);
     pthread_setcancelstate(cancel_state, NULL);
     return outcome;
@@ -342,6 +297,7 @@ static enum report turn_away_until_welcome(struct listener *listener, int fd)
 
 enum report admission_screen(struct listener *listener, int fd)
 {
+    listeners_make_known(listener, fd);
     if (!service_active() || admission_pending(listener))
         return REPORT_NOW;
     if (!admission_visible(listener)) {

@@ -98,15 +98,19 @@ static uint32_t recount(struct counted what)
     return count;
 }
 
-static void mend(struct gauge *gauge, struct counted what)
+static void mend_seen(struct gauge *gauge, uint64_t seen, struct counted what)
 {
-    uint64_t seen = atomic_load(&gauge->word);
     uint32_t truth = recount(what);
     if (truth < (uint32_t)seen && gauge_mend(gauge, seen, truth)) {
         service_count(COUNTER_FOUND, (uint32_t)seen - truth);
         service_event(EVENT_FOUND, (uint32_t)seen - truth, "left by a process killed half way");
         segment_wake(service.segment, false);
     }
+}
+
+static void mend(struct gauge *gauge, struct counted what)
+{
+    mend_seen(gauge, atomic_load(&gauge->word), what);
 }
 
 /*
@@ -163,8 +167,10 @@ void audit_peer(uint32_t peer)
     uint64_t now = monotonic_ns(), spent = spent_ns();
     if (peer >= SEGMENT_PEERS || !due_claim(&next, now, DUMP_LONGEST_NS))
         return;
-    mend(&service.segment->peer[peer].conns,
-         (struct counted){.holder = ANY_HOLDER, .peer = peer + 1});
+    struct gauge *gauge = &service.segment->peer[peer].conns;
+    uint64_t seen = atomic_load(&gauge->word);
+    if (peer_count(seen) > 0)
+        mend_seen(gauge, seen, (struct counted){.holder = ANY_HOLDER, .peer = peer + 1});
     atomic_store(&next, due_again(spent, SHARE, SELF_EVERY_NS));
 }
 

@@ -10,6 +10,8 @@
 #include "guard.h"
 #include "kept.h"
 #include "libc.h"
+#include "listener_table.h"
+#include "listeners.h"
 #include "outbound.h"
 #include "processes.h"
 #include "readiness.h"
@@ -43,6 +45,7 @@ static void after_fork_in_child(void)
     if (sandbox_entered())
         processes_sandboxed();
     readiness_after_fork_in_child(parent);
+    listeners_after_fork_in_child();
     flows_after_fork_in_child();
     shedding_after_fork_in_child();
     waiting_room_after_fork_in_child();
@@ -76,8 +79,10 @@ void lifecycle_forked(pid_t child)
 
 void lifecycle_before_spawn(void)
 {
-    if (service_active() && !in_vfork_child)
+    if (service_active() && !in_vfork_child) {
         connections_spawning();
+        listener_table_spawning();
+    }
 }
 
 void lifecycle_after_spawn(void)
@@ -188,8 +193,10 @@ __attribute__((constructor(101))) static void start(void)
         outbound_start();
         audit_prepare();
         descriptors_adopt_all();
-        if (was_here_before_exec)
+        if (was_here_before_exec) {
             connections_forget_unadopted();
+            listener_table_forget_unheld();
+        }
         libc_at_fork(before_fork, after_fork_in_child);
     }
     errno = saved;

@@ -4,10 +4,9 @@
 #include "address.h"
 #include "connections.h"
 #include "descriptors.h"
-#include "flood.h"
-#include "gate.h"
-#include "growth.h"
+#include "due.h"
 #include "lateness.h"
+#include "listener_table.h"
 #include "processes.h"
 #include "readiness.h"
 #include "real.h"
@@ -23,10 +22,12 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 
-#define TELL_EVERY_NS UINT64_C(1000000000)
 #define LATELY_NS UINT64_C(1000000000)
 /* Among the reasons not to welcome everybody: limits that concern single clients. */
 #define SINGLE_CLIENTS (1U << 16)
+#define FULL_SAID_EVERY_NS (UINT64_C(600) * 1000000000)
+#define FULL_AGAIN_NS UINT64_C(1000000000) /* so often a full table is looked at again */
+#define FIND_CLOSED_EVERY_NS UINT64_C(1000000000)
 
 static struct listener listeners[LISTENERS_MAX];
 static _Atomic uint32_t listeners_end;
@@ -41,42 +42,47 @@ static int option(int fd, int name)
     return kernel_call(SYS_getsockopt, fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
+/* A table of listeners that is full is said now and then, and not for each listener. */
+static void say_full(void)
+{
+    if (due_claim(&service.segment->listeners_full_ns, monotonic_ns(), FULL_SAID_EVERY_NS))
+        service_event(EVENT_TABLE_FULL, SEGMENT_LISTENERS, "listeners");
+}
+
+/* The entry of the service's table, with its address; NULL when there is none to be had. */
 static struct segment_listener *share(int fd, uint64_t cookie)
 {
-    struct segment *segment = service.segment;
-    struct segment_listener *entry = NULL;
+    static _Atomic uint64_t next_reap_ns;
     char address[SEGMENT_ADDRESS_MAX];
-    uint32_t used = atomic_load(&segment->listeners_used);
+    bool fresh = false;
 
-    for (uint32_t i = 0; i < used && i < SEGMENT_LISTENERS; i++)
-        if (atomic_load(&segment->listener[i].cookie) == cookie)
-            return &segment->listener[i];
-    for (uint32_t i = 0; !entry && i < SEGMENT_LISTENERS; i++) {
-        struct segment_listener *candidate = &segment->listener[i];
-        if (!growth_reach(segment, GROWING_LISTENERS, i))
-            break;
-        uint64_t before = atomic_load(&candidate->cookie);
-        if (before && processes_judge(atomic_load(&candidate->keeper)) != LIVENESS_GONE)
-            continue;
-        if (!atomic_compare_exchange_strong(&candidate->cookie, &before, cookie))
-            continue;
-        entry = candidate;
-        while (used <= i && !atomic_compare_exchange_weak(&segment->listeners_used, &used, i + 1))
-            ;
-    }
-    if (!entry) {
-        service_event(EVENT_TABLE_FULL, SEGMENT_LISTENERS, "listeners");
+    if (cookie == 0)
         return NULL;
-    }
+    struct segment_listener *entry = listener_table_register(cookie, &fresh);
+    if (!entry && due_claim(&next_reap_ns, monotonic_ns(), FULL_AGAIN_NS) &&
+        processes_reap(true) > 0)
+        entry = listener_table_register(cookie, &fresh);
+    if (!entry)
+        say_full();
+    if (!entry || !fresh)
+        return entry;
     address_of(fd, false, address, sizeof address);
     words_store(entry->address, address, sizeof address);
-    atomic_store(&entry->gated, 0);
-    atomic_store(&entry->gated_once, 0);
-    atomic_store(&entry->crowded, 0);
-    atomic_store(&entry->late_from_ns, 0);
-    atomic_store(&entry->standing_until_ns, 0);
-    atomic_store(&entry->lock, 0);
     return entry;
+}
+
+/* The table was full, or the entry was given to another socket: see listener_table.h. */
+static __attribute__((noinline)) void share_again(struct listener *listener, int fd)
+{
+    static _Atomic uint64_t next_ns;
+    struct segment_listener *before = listener->shared;
+    if (!before && !due_claim(&next_ns, monotonic_ns(), FULL_AGAIN_NS))
+        return;
+    int saved = errno;
+    struct segment_listener *entry = share(fd, listener->cookie), *expected = before;
+    bool mine = atomic_compare_exchange_strong(&listener->shared, &expected, entry);
+    listener_table_leave(mine ? before : entry);
+    errno = saved;
 }
 
 bool listeners_note_holding(struct listener *listener, bool holding)
@@ -112,52 +118,110 @@ bool listeners_refused_lately(const struct listener *listener)
     return refused && monotonic_ns() - refused < LATELY_NS;
 }
 
-int listeners_learn(int fd)
+/* Listeners of this process whose close the shim did not see: their numbers are free, or other
+ * sockets' by now. True when there were any. */
+static bool find_closed(void)
 {
-    if ((unsigned)fd >= DESCRIPTORS_MAX || option(fd, SO_ACCEPTCONN) != 1 ||
-        option(fd, SO_TYPE) != SOCK_STREAM)
-        return -1;
-    int family = option(fd, SO_DOMAIN);
-    if (family != AF_INET && family != AF_INET6 && family != AF_UNIX)
-        return -1;
-    uint64_t cookie = sockdiag_identity(fd);
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
-        struct listener *listener = &listeners[i];
-        uint32_t none = 0;
-        if (!atomic_compare_exchange_strong(&listener->references, &none, 1))
+    bool found = false;
+    for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
+        const struct listener *listener = listeners_tracked(fd);
+        if (!listener || sockdiag_identity(fd) == listener->cookie)
             continue;
-        listener->family = family;
-        listener->auditable = family == AF_UNIX || option(fd, SO_PROTOCOL) == IPPROTO_TCP;
-        listener->cookie = cookie;
-        listener->asked_backlog = -1;
-        listener->deals_out = option(fd, SO_REUSEPORT) == 1;
-        listener->shared = share(fd, cookie);
-        if (listener->shared)
-            atomic_store(&listener->shared->keeper, processes_self());
-        atomic_store(&listener->own_filter, gate_is_foreign(fd));
-        atomic_store(&listener->seen_gated, 0);
-        atomic_store(&listener->refused_ns, 0);
-        atomic_store(&listener->accepts, 0);
-        listeners_note_holding(listener, false);
+        descriptor_put(fd, 0);
+        found = true;
+    }
+    return found;
+}
+
+static struct listener *take_entry(void)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        uint32_t none = 0;
+        if (!atomic_compare_exchange_strong(&listeners[i].references, &none, 1))
+            continue;
         uint32_t end = atomic_load(&listeners_end);
         while (end <= i && !atomic_compare_exchange_weak(&listeners_end, &end, i + 1))
             ;
-        descriptor_put(fd, descriptor_make(DESCRIPTOR_LISTENER, i, 0));
-        listeners_reread(fd);
-        if (segment_limit(service.segment, LIMIT_QUEUE) != LIMIT_OFF)
-            kernel_call(SYS_listen, fd, segment_backlog(service.segment, 0));
-        return (int)i;
+        return &listeners[i];
     }
-    return -1;
+    return NULL;
+}
+
+/* Tracks a listening stream socket. What only accept, or a gate, goes by is asked then. */
+static struct listener *track(int fd, int family, uint64_t cookie, bool tcp)
+{
+    struct listener *listener = take_entry();
+    if (!listener && find_closed())
+        listener = take_entry();
+    if (!listener) {
+        say_full();
+        return NULL;
+    }
+    listener->family = family;
+    listener->auditable = family == AF_UNIX || tcp;
+    listener->cookie = cookie;
+    listener->asked_backlog = -1;
+    atomic_store(&listener->deals_out, LISTENER_UNKNOWN);
+    atomic_store(&listener->own_filter, LISTENER_UNKNOWN);
+    atomic_store(&listener->unread, 1);
+    atomic_store(&listener->seen_gated, 0);
+    atomic_store(&listener->refused_ns, 0);
+    atomic_store(&listener->accepts, 0);
+    atomic_store(&listener->shared, share(fd, cookie));
+    listeners_note_holding(listener, false);
+    descriptor_put(fd, descriptor_make(DESCRIPTOR_LISTENER, listeners_index(listener), 0));
+    return listener;
+}
+
+static bool is_stream(int fd, int family, bool tcp)
+{
+    return (family == AF_INET || family == AF_INET6 || family == AF_UNIX) &&
+           (tcp || option(fd, SO_TYPE) == SOCK_STREAM);
+}
+
+bool listeners_learn(int fd)
+{
+    if ((unsigned)fd >= DESCRIPTORS_MAX || option(fd, SO_ACCEPTCONN) != 1)
+        return false;
+    int family = option(fd, SO_DOMAIN);
+    bool tcp = family != AF_UNIX && option(fd, SO_PROTOCOL) == IPPROTO_TCP;
+    if (!is_stream(fd, family, tcp) || !track(fd, family, sockdiag_identity(fd), tcp))
+        return false;
+    if (segment_limit(service.segment, LIMIT_QUEUE) != LIMIT_OFF)
+        kernel_call(SYS_listen, fd, segment_backlog(service.segment, 0));
+    return true;
+}
+
+/* A descriptor that the program just listened on. */
+static struct listener *listened(int fd)
+{
+    static _Atomic uint64_t next_look_ns;
+    uint64_t cookie = sockdiag_identity(fd);
+    struct listener *listener = listeners_tracked(fd);
+    if (listener && listener->cookie == cookie)
+        return listener;
+    /* The trace of a close that the shim did not see; where there is one, there may be others. */
+    if (listener || due_claim(&next_look_ns, monotonic_ns(), FIND_CLOSED_EVERY_NS))
+        find_closed();
+    if ((unsigned)fd >= DESCRIPTORS_MAX)
+        return NULL;
+    int family = option(fd, SO_DOMAIN);
+    bool tcp = family != AF_UNIX && option(fd, SO_PROTOCOL) == IPPROTO_TCP;
+    return is_stream(fd, family, tcp) ? track(fd, family, cookie, tcp) : NULL;
 }
 
 struct listener *listeners_at(int fd)
 {
-    descriptor what = descriptor_at(fd);
-    if (descriptor_kind(what) == DESCRIPTOR_LISTENER && descriptor_index(what) < LISTENERS_MAX)
-        return &listeners[descriptor_index(what)];
-    int index = listeners_learn(fd);
-    return index < 0 ? NULL : &listeners[index];
+    struct listener *listener = listeners_tracked(fd);
+    if (!listener && listeners_learn(fd))
+        listener = listeners_tracked(fd);
+    if (!listener)
+        return NULL;
+    struct segment_listener *shared = listener->shared;
+    if (__builtin_expect(!shared || !listener_table_is(shared, listener->cookie), 0))
+        share_again(listener, fd);
+    listeners_make_known(listener, fd);
+    return listener;
 }
 
 void listeners_retain(uint32_t index)
@@ -169,8 +233,25 @@ void listeners_retain(uint32_t index)
 void listeners_closed(int fd, uint32_t index)
 {
     readiness_listener_closed(fd);
-    if (index < LISTENERS_MAX && atomic_fetch_sub(&listeners[index].references, 1) == 1)
-        waiting_room_close(index);
+    if (index >= LISTENERS_MAX)
+        return;
+    struct listener *listener = &listeners[index];
+    /* Before it is free for another: whoever takes it finds its own. */
+    struct segment_listener *shared = listener->shared;
+    if (atomic_load(&listener->references) == 1)
+        listeners_note_holding(listener, false);
+    if (atomic_fetch_sub(&listener->references, 1) != 1)
+        return;
+    listener_table_leave(shared);
+    waiting_room_close(index);
+}
+
+void listeners_after_fork_in_child(void)
+{
+    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
+    for (uint32_t i = 0; i < end; i++)
+        atomic_store(&listeners[i].own_turn.lock.word, LEASE_NONE);
+    listener_table_forget_unheld();
 }
 
 uint32_t listeners_index(const struct listener *listener)
@@ -180,11 +261,15 @@ uint32_t listeners_index(const struct listener *listener)
 
 bool listeners_deal_out(void)
 {
-    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
-    for (uint32_t i = 0; i < end; i++)
-        if (atomic_load_explicit(&listeners[i].references, memory_order_relaxed) &&
-            listeners[i].deals_out)
+    for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
+        struct listener *listener = listeners_tracked(fd);
+        if (!listener)
+            continue;
+        if (atomic_load_explicit(&listener->deals_out, memory_order_relaxed) == LISTENER_UNKNOWN)
+            atomic_store(&listener->deals_out, option(fd, SO_REUSEPORT) == 1);
+        if (atomic_load_explicit(&listener->deals_out, memory_order_relaxed))
             return true;
+    }
     return false;
 }
 
@@ -196,7 +281,14 @@ bool listeners_exist(void)
 struct listener *listeners_tracked(int fd)
 {
     descriptor what = descriptor_at(fd);
-    return descriptor_kind(what) == DESCRIPTOR_LISTENER ? &listeners[descriptor_index(what)] : NULL;
+    return descriptor_kind(what) == DESCRIPTOR_LISTENER && descriptor_index(what) < LISTENERS_MAX
+               ? &listeners[descriptor_index(what)]
+               : NULL;
+}
+
+uint32_t listeners_count(void)
+{
+    return atomic_load_explicit(&listeners_end, memory_order_relaxed);
 }
 
 struct listener *listeners_number(uint32_t index)
@@ -214,7 +306,11 @@ void listeners_reread(int fd)
         return;
     int saved = errno;
     long flags = kernel_call(SYS_fcntl, fd, F_GETFL);
-    atomic_store(&listener->nonblocking, flags >= 0 && flags & O_NONBLOCK);
+    struct segment_listener *shared = listener->shared;
+    /* While a turn is overtaken the flag is not the program's: see turns.h. */
+    if (!shared || !atomic_load(&shared->turn.unblocked))
+        atomic_store(&listener->nonblocking, flags >= 0 && flags & O_NONBLOCK);
+    atomic_store(&listener->unread, 0);
     kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, &length);
     atomic_store(&listener->receive_timeout_ns,
                  (uint64_t)timeout.tv_sec * 1000000000 + (uint64_t)timeout.tv_usec * 1000);
@@ -242,161 +338,14 @@ int listeners_listen(int fd, int backlog)
     bool bounded = segment_limit(service.segment, LIMIT_QUEUE) != LIMIT_OFF;
     int result = REAL(listen)(fd, bounded ? segment_backlog(service.segment, asked) : backlog);
     if (result == 0) {
-        struct listener *listener = listeners_at(fd);
+        struct listener *listener = listened(fd);
         if (listener)
             listener->asked_backlog = asked;
-        if (listener && listener->shared)
-            atomic_store(&listener->shared->asked_backlog, (uint32_t)asked + 1);
+        struct segment_listener *shared = listener ? listener->shared : NULL;
+        if (shared)
+            atomic_store(&shared->asked_backlog, (uint32_t)asked + 1);
     }
     return result;
-}
-
-/* Under a flood gates move many times a second. */
-static void tell(enum event_kind kind, const char *text)
-{
-    static _Atomic uint64_t told_ns[2];
-    _Atomic uint64_t *told = &told_ns[kind == EVENT_GATED];
-    uint64_t now = monotonic_ns(), before = atomic_load(told);
-    if ((before == 0 || now - before > TELL_EVERY_NS) &&
-        atomic_compare_exchange_strong(told, &before, now))
-        service_event(kind, 0, text);
-}
-
-static void shut_gate(struct listener *listener, int fd)
-{
-    uint32_t open = 0;
-    atomic_store(&listener->seen_gated, 1);
-    if (!atomic_compare_exchange_strong(&listener->shared->gated, &open, 1))
-        return;
-    atomic_store(&listener->shared->gated_once, 1);
-    if (!gate_shut(fd))
-        atomic_store(&listener->shared->gated, 0);
-    else if (!atomic_load(&listener->shared->gated))
-        gate_open(fd); /* opened by another process in between */
-    else
-        tell(EVENT_GATED, "new connections are turned away as SYNs");
-}
-
-/* A gate that stays shut ends the service. So a process that knows of one opens it also when the
- * segment says that another did: that word may be damage, and opening twice does no harm. */
-static void open_gate(struct listener *listener, int fd)
-{
-    bool seen = atomic_exchange(&listener->seen_gated, 0);
-    bool shut =
-        atomic_load(&listener->shared->gated) && atomic_exchange(&listener->shared->gated, 0);
-    if (!seen && !shut)
-        return;
-    gate_open(fd);
-    if (atomic_load(&listener->shared->gated)) /* shut by another process in between */
-        gate_shut(fd);
-    if (shut)
-        tell(EVENT_UNGATED, "new connections come in again");
-}
-
-static bool can_be_gated(const struct listener *listener)
-{
-    return atomic_load_explicit(&listener->references, memory_order_relaxed) && listener->shared &&
-           listener->family != AF_UNIX && !atomic_load(&listener->own_filter);
-}
-
-static bool all_gated(void)
-{
-    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
-    for (uint32_t i = 0; i < end; i++)
-        if (can_be_gated(&listeners[i]) && !atomic_load(&listeners[i].shared->gated))
-            return false;
-    return true;
-}
-
-/* While refusals cost too much, a listener whose clients have to wait takes no more until they are
- * gone. */
-static bool gate_wanted(int fd, const struct listener *listener, bool all, bool flooded)
-{
-    if (all)
-        return true;
-    if (flooded && (atomic_load(&listener->shared->gated) ||
-                    atomic_load_explicit(&listener->shared->crowded, memory_order_relaxed)))
-        return lateness_queue(fd) > 0;
-    return lateness_overfills(fd, listener);
-}
-
-/* By the few listeners there are: who has nothing to gate must not look through all descriptors. */
-static bool any_stands(void)
-{
-    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
-    for (uint32_t i = 0; i < end; i++)
-        if (can_be_gated(&listeners[i]) && lateness_stands(&listeners[i]))
-            return true;
-    return false;
-}
-
-void listeners_gate(bool room)
-{
-    struct segment *segment = service.segment;
-    if (!service_active() || atomic_load(&listeners_end) == 0)
-        return;
-    bool flooded = flood_under_way();
-    bool all = !room && (flooded || segment_limit(segment, LIMIT_QUEUE) == 0 ||
-                         atomic_load(&segment->admission) != ADMISSION_OPEN);
-    if (all ? all_gated() : !flooded && !listeners_gated() && !any_stands())
-        return;
-    int saved = errno;
-    for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
-        struct listener *listener = listeners_tracked(fd);
-        if (!listener || !can_be_gated(listener))
-            continue;
-        if (gate_wanted(fd, listener, all, flooded))
-            shut_gate(listener, fd);
-        else
-            open_gate(listener, fd);
-    }
-    errno = saved;
-}
-
-bool listeners_gated(void)
-{
-    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
-    for (uint32_t i = 0; i < end; i++) {
-        if (!can_be_gated(&listeners[i]))
-            continue;
-        if (atomic_load(&listeners[i].shared->gated))
-            atomic_store(&listeners[i].seen_gated, 1);
-        if (atomic_load(&listeners[i].seen_gated))
-            return true;
-    }
-    return false;
-}
-
-void listeners_open_gates(void)
-{
-    int saved = errno;
-    for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
-        struct listener *listener = listeners_tracked(fd);
-        if (listener && can_be_gated(listener))
-            open_gate(listener, fd);
-    }
-    errno = saved;
-}
-
-void listeners_release(void)
-{
-    for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
-        struct listener *listener = listeners_tracked(fd);
-        if (!listener)
-            continue;
-        if (can_be_gated(listener))
-            gate_open(fd); /* whether it was shut is forgotten; there is no harm if not */
-        if (listener->asked_backlog >= 0)
-            kernel_call(SYS_listen, fd, listener->asked_backlog);
-    }
-}
-
-void listeners_ungate_accepted(const struct listener *listener, int fd)
-{
-    int saved = errno;
-    if (listener->shared && atomic_load(&listener->shared->gated_once))
-        gate_open(fd);
-    errno = saved;
 }
 
 static uint64_t configuration_now(void)
@@ -406,7 +355,8 @@ static uint64_t configuration_now(void)
            atomic_load_explicit(&segment->admission, memory_order_relaxed);
 }
 
-/* listeners_gated and any_stands ask the same of each; in one pass, since every wait comes here. */
+/* listeners_gated and lateness_stands ask the same of each; in one pass, since every wait comes
+ * here. */
 static bool ungated_and_calm(const struct listener *listener)
 {
     return !atomic_load_explicit(&listener->shared->gated, memory_order_relaxed) &&
@@ -421,7 +371,7 @@ bool listeners_calm(void)
         atomic_load_explicit(&seen_configuration, memory_order_relaxed) != configuration_now())
         return false;
     for (uint32_t i = 0; i < end; i++)
-        if (can_be_gated(&listeners[i]) && !ungated_and_calm(&listeners[i]))
+        if (listeners_can_be_gated(&listeners[i]) && !ungated_and_calm(&listeners[i]))
             return false;
     return true;
 }

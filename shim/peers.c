@@ -3,16 +3,18 @@
 
 #include "audit.h"
 #include "growth.h"
+#include "processes.h"
 #include "real.h"
 #include "service.h"
 
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #define PEER_PROBES 256
-/* Longer than any holder of a lock runs: one that was stopped or killed inside is passed over. */
-#define LOCK_PATIENCE_NS (UINT64_C(20) * 1000000)
+#define YIELDS 16 /* then the holder of the lock was preempted */
+#define NAP_NS 100000
 
 struct peer_key peers_key(const struct sockaddr_storage *address)
 {
@@ -50,7 +52,7 @@ static bool peer_is(const struct segment_peer *peer, struct peer_key key)
     return atomic_load(&peer->key[0]) == key.word[0] && atomic_load(&peer->key[1]) == key.word[1];
 }
 
-enum peer_result { PEER_TAKEN, PEER_FULL, PEER_ABSENT };
+enum peer_result { PEER_TAKEN, PEER_FULL, PEER_ABSENT, PEER_AGAIN };
 
 /* Raises the count of the key's entry; the epoch tells if the entry changed hands meanwhile. */
 static enum peer_result peer_take(struct peer_key key, uint64_t ceiling, uint32_t *out)
@@ -61,7 +63,7 @@ static enum peer_result peer_take(struct peer_key key, uint64_t ceiling, uint32_
         struct segment_peer *peer = &service.segment->peer[index];
         uint64_t word = atomic_load(&peer->conns.word);
         while (peer_is(peer, key)) {
-            if ((uint32_t)word == 0)
+            if (peer_count(word) == 0)
                 break; /* free: taken over below, under the lock */
             *out = index + 1;
             if ((uint32_t)word >= ceiling)
@@ -74,36 +76,117 @@ static enum peer_result peer_take(struct peer_key key, uint64_t ceiling, uint32_
     return PEER_ABSENT;
 }
 
-static void lock_peers(void)
+/*
+ * --- a new entry ---
+ *
+ * The lock keeps those who make entries in order, so that no address gets two. It may be taken over
+ * from one who is still at it (lease_lock.h). So an entry is claimed by a compare-exchange of its
+ * gauge, its key is written, and it is published by another; and the claim counts for nothing when
+ * the lock is lost by then. Whoever comes after takes the lock first and looks second, so either
+ * the lock is found to be lost, or the claim is found, and revoked: then it is not published. A
+ * revoked entry is left to its claimant, who may still be writing the key, until the claimant
+ * notices or is gone.
+ *
+ *   free --claim--> claimed --publish--> counts 1
+ *                   claimed --revoke--> revoked --by its claimant--> free
+ */
+
+static lease lock_peers(void)
 {
-    _Atomic uint64_t *lock = &service.segment->peers_lock;
-    uint64_t started = monotonic_ns(), none = 0;
-    while (!atomic_compare_exchange_weak(lock, &none, started)) {
-        if (none && monotonic_ns() - started > LOCK_PATIENCE_NS) {
-            atomic_store(lock, started);
-            return;
-        }
-        none = 0;
-        kernel_call(SYS_sched_yield);
+    struct lease_lock *lock = &service.segment->peers_lock;
+    struct lease_watch watch = {.seen = LEASE_NONE};
+    struct timespec nap = {.tv_sec = 0, .tv_nsec = NAP_NS};
+    for (unsigned tries = 1;; tries++) {
+        uint64_t now = monotonic_ns();
+        bool over;
+        lease word = lease_look(lock, &watch, now, &over), mine = LEASE_NONE;
+        if (word == LEASE_NONE || over || (tries == YIELDS && processes_gone(lease_holder(word))))
+            mine = lease_take_over(lock, word, service.self, now);
+        if (mine != LEASE_NONE)
+            return mine;
+        if (tries < YIELDS)
+            kernel_call(SYS_sched_yield);
+        else
+            kernel_call(SYS_nanosleep, &nap, NULL);
     }
 }
 
-static enum peer_result peer_insert(struct peer_key key, uint32_t *out)
+/* Changes the lower half of an entry's gauge from what `word` says; false when it moved on. */
+static bool change_count(struct segment_peer *peer, uint64_t word, uint32_t count)
+{
+    return atomic_compare_exchange_strong(&peer->conns.word, &word, gauge_with_count(word, count));
+}
+
+/* An entry whose key was being written by one who lost the lock: it is not to be published. */
+static void revoke_claim(struct segment_peer *peer, uint64_t word)
+{
+    uint32_t flags = (uint32_t)word & (PEER_CLAIMED | PEER_REVOKED);
+    uint32_t claimant = (uint32_t)word & ~flags;
+    if (flags == PEER_CLAIMED)
+        change_count(peer, word, PEER_REVOKED | claimant);
+    else if (flags && (claimant >= SEGMENT_PROCESSES || processes_gone(claimant)))
+        change_count(peer, word, 0);
+}
+
+/* The first free entry for the key, after every claim there is was revoked: PEER_TAKEN. PEER_AGAIN
+ * when the key has an entry by now. */
+static enum peer_result find_free(struct peer_key key, uint32_t *out, uint64_t *out_word)
 {
     uint32_t start = peer_start(key);
+    enum peer_result result = PEER_ABSENT;
     for (uint32_t i = 0; i < PEER_PROBES; i++) {
         uint32_t index = (start + i) % SEGMENT_PEERS;
         struct segment_peer *peer = &service.segment->peer[index];
+        revoke_claim(peer, atomic_load(&peer->conns.word));
         uint64_t word = atomic_load(&peer->conns.word);
-        if ((uint32_t)word != 0)
+        if (peer_count(word) > 0 && peer_is(peer, key))
+            return PEER_AGAIN;
+        if ((uint32_t)word != 0 || result == PEER_TAKEN)
             continue;
+        *out = index;
+        *out_word = word;
+        result = PEER_TAKEN;
+    }
+    return result;
+}
+
+/* Under the lock `mine`. PEER_AGAIN when another got in between. */
+static enum peer_result peer_insert(struct peer_key key, lease mine, uint32_t *out)
+{
+    uint32_t index = 0;
+    uint64_t word = 0, claimed;
+    enum peer_result result = find_free(key, &index, &word);
+    if (result != PEER_TAKEN)
+        return result;
+    struct segment_peer *peer = &service.segment->peer[index];
+    claimed = gauge_with_count(word, PEER_CLAIMED | service.self);
+    if (!atomic_compare_exchange_strong(&peer->conns.word, &word, claimed))
+        return PEER_AGAIN;
+    if (lease_held(&service.segment->peers_lock, mine)) {
         atomic_store(&peer->key[0], key.word[0]);
         atomic_store(&peer->key[1], key.word[1]);
-        atomic_store(&peer->conns.word, gauge_with_count(word, 1));
-        *out = index + 1;
-        return PEER_TAKEN;
+        if (change_count(peer, claimed, 1)) {
+            *out = index + 1;
+            return PEER_TAKEN;
+        }
     }
-    return PEER_ABSENT;
+    /* The claimant's own still, claimed or revoked: past the epochs of both. */
+    atomic_store(&peer->conns.word, gauge_with_count(claimed + GAUGE_EPOCH, 0));
+    return PEER_AGAIN;
+}
+
+/* A place for a key that had no entry. */
+static enum peer_result take_new(struct peer_key key, uint64_t ceiling, uint32_t *peer)
+{
+    enum peer_result result;
+    do {
+        lease mine = lock_peers();
+        result = peer_take(key, ceiling, peer);
+        if (result == PEER_ABSENT)
+            result = peer_insert(key, mine, peer);
+        lease_give(&service.segment->peers_lock, mine);
+    } while (result == PEER_AGAIN && service_active());
+    return result;
 }
 
 bool peers_reserve(struct peer_key key, bool certain, uint32_t *peer)
@@ -115,13 +198,8 @@ bool peers_reserve(struct peer_key key, bool certain, uint32_t *peer)
         return true; /* as when there is no room in the table */
     uint64_t ceiling = segment_limit(service.segment, LIMIT_PEER_CONNS);
     enum peer_result result = peer_take(key, ceiling, peer);
-    if (result == PEER_ABSENT) {
-        lock_peers();
-        result = peer_take(key, ceiling, peer);
-        if (result == PEER_ABSENT)
-            result = peer_insert(key, peer);
-        atomic_store(&service.segment->peers_lock, 0);
-    }
+    if (result == PEER_ABSENT)
+        result = take_new(key, ceiling, peer);
     if (result == PEER_FULL && certain) {
         audit_run();
         audit_peer(*peer - 1);
@@ -147,11 +225,12 @@ bool peers_have_room(struct peer_key key)
         return true;
     for (uint32_t i = 0; i < PEER_PROBES; i++) {
         const struct segment_peer *peer = &service.segment->peer[(start + i) % SEGMENT_PEERS];
-        if (gauge_count(&peer->conns) > 0 && peer_is(peer, key)) {
-            if (gauge_count(&peer->conns) < ceiling)
+        uint32_t count = peer_count(atomic_load(&peer->conns.word));
+        if (count > 0 && peer_is(peer, key)) {
+            if (count < ceiling)
                 return true;
             audit_peer((start + i) % SEGMENT_PEERS);
-            return gauge_count(&peer->conns) < ceiling;
+            return peer_count(atomic_load(&peer->conns.word)) < ceiling;
         }
     }
     return true;

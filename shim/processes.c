@@ -68,6 +68,14 @@ enum liveness processes_judge(uint64_t reference)
     return liveness_of(service.segment, index, identity, &here, true);
 }
 
+bool processes_gone(uint32_t index)
+{
+    if (index == 0 || index >= SEGMENT_PROCESSES || index == service.self)
+        return false;
+    struct onlooker here = onlooker();
+    return liveness_of_entry(service.segment, index, &here) == LIVENESS_GONE;
+}
+
 /* --- who hears of it --- */
 
 static const struct processes_audience *audience;

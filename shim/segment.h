@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "gauge.h"
 #include "histogram.h"
+#include "lease_lock.h"
 #include "limits.h"
 
 #include <stdatomic.h>
@@ -76,11 +77,24 @@ struct segment_conn {
         told_sndbuf; /* the SO_SNDBUF that the program believes in, as getsockopt has it */
 };
 
-/* One client address; a count of 0 makes the entry free for another. */
+/*
+ * One client address; a count of 0 makes the entry free for another. While its key is written the
+ * place of the count has PEER_CLAIMED and the index of the process that writes; PEER_REVOKED when
+ * another has moved on meanwhile: see peers.c.
+ */
 struct segment_peer {
     _Atomic uint64_t key[2];
     struct gauge conns;
 };
+
+#define PEER_CLAIMED (UINT32_C(1) << 31)
+#define PEER_REVOKED (UINT32_C(1) << 30)
+
+/* What the lower half of a peer's gauge counts: nothing while its key is written. */
+static inline uint32_t peer_count(uint64_t word)
+{
+    return (uint32_t)word & (PEER_CLAIMED | PEER_REVOKED) ? 0 : (uint32_t)word;
+}
 
 enum process_phase { PROCESS_FREE, PROCESS_CLAIMED, PROCESS_LIVE, PROCESS_REAPING };
 
@@ -139,10 +153,23 @@ struct segment_process {
     _Atomic uint32_t override_sequence; /* moves when bpctl changed an override */
 };
 
+#define TURN_OVERTAKEN 4
+
+/* Whose turn it is to accept from a listener that blocks: see turns.h. */
+struct segment_turn {
+    struct lease_lock lock;
+    _Atomic uint64_t overtaken[TURN_OVERTAKEN]; /* leases lost by processes that live, or 0 */
+    _Atomic uint64_t clearing;                  /* the lease of who takes the flag off, or 0 */
+    _Atomic uint32_t unblocked; /* not 0: its O_NONBLOCK is ours, because of these */
+};
+
+#define HOLDER_WORDS (SEGMENT_PROCESSES / 64)
+
+/* An entry without a holder is free: see listener_table.h. */
 struct segment_listener {
-    _Atomic uint64_t cookie;
-    _Atomic uint64_t lock;          /* who accepts just now: see admission.c */
-    _Atomic uint64_t keeper;        /* who registered it last: processes_self */
+    _Atomic uint64_t cookie;                /* 0: nobody's yet, or closed for certain */
+    _Atomic uint64_t holders[HOLDER_WORDS]; /* a bit for each process that has it open */
+    struct segment_turn turn;
     _Atomic uint32_t asked_backlog; /* by the program's listen, plus 1; 0 when that was not seen */
     _Atomic uint32_t gated;         /* a SYN gate is attached */
     _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
@@ -229,7 +256,8 @@ struct segment {
     struct histogram accept_wait;     /* how long clients were in accept queues; a sample */
     struct histogram sojourn;         /* and requests in the program; a sample */
     _Atomic uint32_t sandbox_told;    /* EVENT_SANDBOXED was recorded */
-    _Atomic uint64_t peers_lock;
+    struct lease_lock peers_lock;
+    _Atomic uint64_t listeners_full_ns;          /* when that is to be said again */
     _Atomic uint64_t path[SEGMENT_PATH_MAX / 8]; /* as it was created */
     _Atomic uint32_t name_lost;                  /* that path is no longer this file's; said */
     _Atomic uint64_t name_next_ns;               /* when to look whether it is */
@@ -262,6 +290,8 @@ struct segment {
 
 _Static_assert(sizeof(struct limits) % sizeof(uint64_t) == 0, "published word by word");
 _Static_assert(SEGMENT_PROCESSES < UINT16_MAX, "a holder has 16 bits");
+_Static_assert(SEGMENT_PROCESSES <= LEASE_HOLDERS, "a lease names its holder");
+_Static_assert(SEGMENT_PROCESSES % 64 == 0, "a bit for each");
 
 static inline unsigned conn_phase(uint32_t state)
 {

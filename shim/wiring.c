@@ -5,6 +5,7 @@
 #include "credit.h"
 #include "descriptors.h"
 #include "flows.h"
+#include "listener_table.h"
 #include "listeners.h"
 #include "outbound.h"
 #include "pausing.h"
@@ -94,7 +95,7 @@ static const struct descriptor_operations own_operations = {.departed = own_depa
 
 static bool adopt_listener(int fd)
 {
-    return listeners_learn(fd) >= 0;
+    return listeners_learn(fd);
 }
 
 static bool adopt_connection(int fd)
@@ -132,9 +133,23 @@ static const struct connection_features connection_features = {
     .room_made = readiness_room_made,
 };
 
+/* --- what is done for processes --- */
+
+static void child_inherits(uint32_t child)
+{
+    connections_inherit(child);
+    listener_table_inherit(child);
+}
+
+static void process_gone(uint32_t process, bool proved)
+{
+    connections_forget_process(process, proved);
+    listener_table_forget_process(process);
+}
+
 static const struct processes_audience processes_audience = {
-    .inherits = connections_inherit,
-    .gone = connections_forget_process,
+    .inherits = child_inherits,
+    .gone = process_gone,
 };
 
 static void pace_outbound(uint32_t before, uint32_t after)

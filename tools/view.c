@@ -312,7 +312,7 @@ static void view_peers(const struct segment *segment, struct service_view *view)
         if (!growth_has_peer(segment, i))
             continue;
         const struct segment_peer *peer = &segment->peer[i];
-        uint32_t conns = gauge_count(&peer->conns);
+        uint32_t conns = peer_count(atomic_load(&peer->conns.word));
         uint64_t key[2] = {atomic_load(&peer->key[0]), atomic_load(&peer->key[1])};
         if (conns <= view->peer_most || (key[0] == 0 && key[1] == 0))
             continue;

@@ -1,25 +1,42 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #
-#   check.sh [ROUNDS]    the model of places and their count, in every interleaving, with a process killed
+#   check.sh [ROUNDS]    the models, in every interleaving: places and their count, turns at a listener, peers
 #
-# and that the model would notice: without the search for slots that were left half way, it must fail.
+# and that each would notice: a mutant of it must fail.
 set -u
-model=$(cd "$(dirname "$0")" && pwd)/slots.pml
+models=$(cd "$(dirname "$0")" && pwd)
 rounds=${1:-1}
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 cd "$directory" || exit 1
 
+# errors MODEL OPTION...: how many there are, in found.
 errors() {
-    spin "$@" -a "$model" > spin.log 2>&1 && gcc -O2 -w -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -m400000 -w24 > pan.log ||
+    name=$1
+    shift
+    spin "$@" -a "$models/$name" > spin.log 2>&1 && gcc -O2 -w -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -m400000 -w24 > pan.log ||
         { cat spin.log pan.log; exit 1; }
-    sed -n 's/.*errors: \([0-9]*\).*/\1/p' pan.log
+    found=$(sed -n 's/.*errors: \([0-9]*\).*/\1/p' pan.log)
+    echo "  $name $*: $(sed -n 's/ *\([0-9.e+]*\) states, stored.*/\1/p' pan.log) states, $found errors"
 }
 
-found=$(errors -DROUNDS="$rounds")
-echo "  $(sed -n 's/ *\([0-9.e+]*\) states, stored.*/\1/p' pan.log) states, $found errors"
-[ "$found" = 0 ] || { cat pan.log; exit 1; }
-found=$(errors -DROUNDS=1 -DNO_ORPHANS)
-echo "  without the search for orphans: $found errors"
-[ "$found" != 0 ]
+holds() {
+    errors "$@"
+    [ "$found" = 0 ] || { cat pan.log; exit 1; }
+}
+
+fails() {
+    errors "$@"
+    [ "$found" != 0 ] || exit 1
+}
+
+holds slots.pml -DROUNDS="$rounds"
+fails slots.pml -DROUNDS=1 -DNO_ORPHANS
+holds turns.pml -DPROCESSES=2 -DTURNS=2 -DCRASHES=1
+[ "$rounds" = 1 ] || holds turns.pml -DPROCESSES=3
+fails turns.pml -DPLAIN_RELEASE
+fails turns.pml -DBLOCKING_ACCEPT
+holds peers.pml
+fails peers.pml -DNO_CHECK
+fails peers.pml -DNO_REVOKE
