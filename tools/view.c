@@ -248,13 +248,15 @@ static void view_connections(const struct segment *segment, const struct kernel_
     raise_peak(view->totals);
 }
 
-/* Whether who registered the listener is among the processes that live. */
+/* Whether a process that lives has the listener open, as the segment has it. */
 static bool is_kept(const struct service_view *view, const struct segment_listener *listener)
 {
-    uint32_t keeper = process_of_reference(atomic_load(&listener->keeper));
-    for (unsigned i = 0; i < view->processes; i++)
-        if (view->process[i].index == keeper)
+    for (unsigned i = 0; i < view->processes; i++) {
+        uint32_t holder = view->process[i].index;
+        if (holder < SEGMENT_PROCESSES &&
+            atomic_load(&listener->holders[holder / 64]) >> holder % 64 & 1)
             return true;
+    }
     return false;
 }
 
@@ -266,7 +268,7 @@ static void view_listeners(const struct segment *segment, const struct kernel_so
         const struct segment_listener *listener = &segment->listener[i];
         uint64_t cookie = atomic_load(&listener->cookie);
         const struct sockdiag_entry *socket = find_listener(sockets, cookie);
-        /* Where the kernel does not tell, what a process that lives registered is taken for open.
+        /* Where the kernel does not tell, what a process that lives has open is taken for open.
          */
         bool open = socket || (!sockets->complete && is_kept(view, listener));
         if (cookie == 0 || !open)
