@@ -31,6 +31,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "rearming.h"
+
 #define CONNS_MAX 1000
 #define LISTENERS_MAX 8
 #define EVENTS 16
@@ -487,11 +489,15 @@ static void loop_epoll(void)
                 accept_event(set, fd);
             } else if (ended(fd)) {
                 /* Somebody else may hold the socket: epoll(7) would go on reporting it. */
+                rearming_begin();
                 epoll_ctl(set, EPOLL_CTL_DEL, fd, NULL);
                 end(fd);
+                rearming_end();
             } else if (oneshot) {
                 struct epoll_event again = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = fd};
+                rearming_begin();
                 epoll_ctl(set, EPOLL_CTL_MOD, fd, &again);
+                rearming_end();
             }
         }
     }

@@ -21,6 +21,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "rearming.h"
+
 #define CONNECTIONS 1024
 #define EVENTS 64
 #define AT_ONCE 65536
@@ -104,7 +106,9 @@ static void finish(int fd)
     struct connection *c = &connections[fd];
     free(c->pending);
     *c = (struct connection){.open = false};
+    rearming_begin();
     close(fd);
+    rearming_end();
 }
 
 static bool done(const struct connection *c)
@@ -158,8 +162,10 @@ static void serve(int fd, uint32_t events)
     }
     uint32_t wanted = wishes(c);
     atomic_store(&c->busy, false);
+    rearming_begin();
     if (style_flags != EPOLLET)
         watch(EPOLL_CTL_MOD, fd, wanted);
+    rearming_end();
 }
 
 static void *epoll_loop(void *unused)
