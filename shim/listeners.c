@@ -49,8 +49,22 @@ static void say_full(void)
         service_event(EVENT_TABLE_FULL, SEGMENT_LISTENERS, "listeners");
 }
 
+/* A socket's own end, as the kernel has it. */
+struct own_end {
+    struct sockaddr_storage address;
+    socklen_t length;
+};
+
+static struct own_end own_end_of(int fd)
+{
+    struct own_end end = {.length = sizeof end.address};
+    if (kernel_call(SYS_getsockname, fd, &end.address, &end.length) < 0)
+        end.length = 0;
+    return end;
+}
+
 /* The entry of the service's table, with its address; NULL when there is none to be had. */
-static struct segment_listener *share(int fd, uint64_t cookie)
+static struct segment_listener *share(const struct own_end *end, uint64_t cookie)
 {
     static _Atomic uint64_t next_reap_ns;
     char address[SEGMENT_ADDRESS_MAX];
@@ -66,7 +80,7 @@ static struct segment_listener *share(int fd, uint64_t cookie)
         say_full();
     if (!entry || !fresh)
         return entry;
-    address_of(fd, false, address, sizeof address);
+    address_text((const struct sockaddr *)&end->address, end->length, address, sizeof address);
     words_store(entry->address, address, sizeof address);
     return entry;
 }
@@ -79,7 +93,8 @@ static __attribute__((noinline)) void share_again(struct listener *listener, int
     if (!before && !due_claim(&next_ns, monotonic_ns(), FULL_AGAIN_NS))
         return;
     int saved = errno;
-    struct segment_listener *entry = share(fd, listener->cookie), *expected = before;
+    struct own_end end = own_end_of(fd);
+    struct segment_listener *entry = share(&end, listener->cookie), *expected = before;
     bool mine = atomic_compare_exchange_strong(&listener->shared, &expected, entry);
     listener_table_leave(mine ? before : entry);
     errno = saved;
@@ -148,8 +163,9 @@ static struct listener *take_entry(void)
 }
 
 /* Tracks a listening stream socket. What only accept, or a gate, goes by is asked then. */
-static struct listener *track(int fd, int family, uint64_t cookie, bool tcp)
+static struct listener *track(int fd, const struct own_end *end, uint64_t cookie, bool tcp)
 {
+    int family = end->address.ss_family;
     struct listener *listener = take_entry();
     if (!listener && find_closed())
         listener = take_entry();
@@ -167,7 +183,7 @@ static struct listener *track(int fd, int family, uint64_t cookie, bool tcp)
     atomic_store(&listener->seen_gated, 0);
     atomic_store(&listener->refused_ns, 0);
     atomic_store(&listener->accepts, 0);
-    atomic_store(&listener->shared, share(fd, cookie));
+    atomic_store(&listener->shared, share(end, cookie));
     listeners_note_holding(listener, false);
     descriptor_put(fd, descriptor_make(DESCRIPTOR_LISTENER, listeners_index(listener), 0));
     return listener;
@@ -183,9 +199,10 @@ bool listeners_learn(int fd)
 {
     if ((unsigned)fd >= DESCRIPTORS_MAX || option(fd, SO_ACCEPTCONN) != 1)
         return false;
-    int family = option(fd, SO_DOMAIN);
+    struct own_end end = own_end_of(fd);
+    int family = end.address.ss_family;
     bool tcp = family != AF_UNIX && option(fd, SO_PROTOCOL) == IPPROTO_TCP;
-    if (!is_stream(fd, family, tcp) || !track(fd, family, sockdiag_identity(fd), tcp))
+    if (!is_stream(fd, family, tcp) || !track(fd, &end, sockdiag_identity(fd), tcp))
         return false;
     if (segment_limit(service.segment, LIMIT_QUEUE) != LIMIT_OFF)
         kernel_call(SYS_listen, fd, segment_backlog(service.segment, 0));
@@ -205,9 +222,10 @@ static struct listener *listened(int fd)
         find_closed();
     if ((unsigned)fd >= DESCRIPTORS_MAX)
         return NULL;
-    int family = option(fd, SO_DOMAIN);
+    struct own_end end = own_end_of(fd);
+    int family = end.address.ss_family;
     bool tcp = family != AF_UNIX && option(fd, SO_PROTOCOL) == IPPROTO_TCP;
-    return is_stream(fd, family, tcp) ? track(fd, family, cookie, tcp) : NULL;
+    return is_stream(fd, family, tcp) ? track(fd, &end, cookie, tcp) : NULL;
 }
 
 struct listener *listeners_at(int fd)

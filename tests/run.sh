@@ -176,6 +176,7 @@ step "signal handlers, forks, cancellation, small stacks" stress
 step "every interleaving, in a model" tests/model/check.sh
 step "hostile input" hostile
 step "beside other libraries and under tools" /usr/bin/python3 tests/servers/test_neighbours.py
+step "listeners that come and go" /usr/bin/python3 tests/servers/test_listeners.py
 step "chaos" /usr/bin/python3 tests/servers/test_chaos.py
 step "which process is which, and whose file it was" /usr/bin/python3 tests/servers/test_identity.py
 step "python's own network tests" tests/servers/python_tests.sh
