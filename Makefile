@@ -140,7 +140,7 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 
 # --- tests ---
 
-UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies sandbox locks)
+UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies sandbox locks libc)
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
 	$(BUILD)/tests/test_messages $(BUILD)/tests/test_stress
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \

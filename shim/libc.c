@@ -4,6 +4,7 @@
 #include "real.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 /* The first version of each machine's glibc. What it had then, it still has under that version. */
@@ -21,9 +22,8 @@
     __asm__(".symver " #name "," #name "@" FIRST_VERSION)
 #define WEAK_OF_OLD_TEXT(text) #text
 
-void _pthread_cleanup_push(struct _pthread_cleanup_buffer *buffer, void (*routine)(void *),
-                           void *argument);
-void _pthread_cleanup_pop(struct _pthread_cleanup_buffer *buffer, int run);
+void _pthread_cleanup_push(void *buffer, void (*routine)(void *), void *argument);
+void _pthread_cleanup_pop(void *buffer, int run);
 WEAK_OF_OLD(_pthread_cleanup_push);
 WEAK_OF_OLD(_pthread_cleanup_pop);
 WEAK_OF_OLD(pthread_testcancel);
@@ -40,13 +40,13 @@ void libc_cleanup_push(struct libc_cleanup *cleanup, void (*routine)(void *), vo
     cleanup->routine = routine;
     cleanup->argument = argument;
     if (_pthread_cleanup_push)
-        _pthread_cleanup_push(&cleanup->buffer, routine, argument);
+        _pthread_cleanup_push(cleanup->libcs, routine, argument);
 }
 
 void libc_cleanup_pop(struct libc_cleanup *cleanup, bool run)
 {
     if (_pthread_cleanup_pop)
-        _pthread_cleanup_pop(&cleanup->buffer, 0);
+        _pthread_cleanup_pop(cleanup->libcs, 0);
     if (run)
         cleanup->routine(cleanup->argument);
 }

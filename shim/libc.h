@@ -9,7 +9,6 @@
 #ifndef BACKPRESSURE_LIBC_H
 #define BACKPRESSURE_LIBC_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,7 +38,7 @@ static inline size_t libc_message_length(size_t field)
  * library (glibc before 2.34) nobody can be cancelled, and the handler only runs when popped.
  */
 struct libc_cleanup {
-    struct _pthread_cleanup_buffer buffer; /* 32 bytes; musl's struct __ptcb takes 24 */
+    void *libcs[4]; /* glibc's struct _pthread_cleanup_buffer; musl's struct __ptcb takes three */
     void (*routine)(void *);
     void *argument;
 };

@@ -120,7 +120,7 @@ stress() {
 
 units() {
     local failed=0
-    for test in limits limit_rows segment busy policies sandbox locks; do
+    for test in limits limit_rows segment busy policies sandbox locks libc; do
         bounded "${TESTS:-$BUILD/tests}"/test_$test || failed=1
     done
     return $failed

@@ -149,18 +149,25 @@ static void close_in_vforked_child(int fd)
     close(fd);
 }
 
+/* What is between the members is what was there before, as on any stack. */
 static void pass(int fd)
 {
     union {
         struct cmsghdr header;
         char space[CMSG_SPACE(sizeof(int))];
-    } control = {0};
+    } control;
     char byte = 0;
     struct iovec data = {&byte, 1};
-    struct msghdr message = {.msg_iov = &data,
-                             .msg_iovlen = 1,
-                             .msg_control = &control,
-                             .msg_controllen = sizeof control.space};
+    struct msghdr message;
+    memset(&control, 0xa5, sizeof control);
+    memset(&message, 0xa5, sizeof message);
+    message.msg_name = NULL;
+    message.msg_namelen = 0;
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control.space;
+    message.msg_flags = 0;
     control.header.cmsg_level = SOL_SOCKET;
     control.header.cmsg_type = SCM_RIGHTS;
     control.header.cmsg_len = CMSG_LEN(sizeof fd);

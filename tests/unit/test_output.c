@@ -215,18 +215,32 @@ static ssize_t by_pwritev2(void)
     return pwritev2(server, parts, (int)split(parts, 5), -1, 0);
 }
 
+/* As programs make them on their stack: what is between the members is what was there before. */
+static struct msghdr unclean_message(struct iovec *parts, size_t count)
+{
+    struct msghdr message;
+    memset(&message, 0xa5, sizeof message);
+    message.msg_name = message.msg_control = NULL;
+    message.msg_namelen = 0;
+    message.msg_controllen = 0;
+    message.msg_iov = parts;
+    message.msg_iovlen = count;
+    message.msg_flags = 0;
+    return message;
+}
+
 static ssize_t by_sendmsg(void)
 {
     struct iovec parts[33];
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = split(parts, 33)};
+    struct msghdr message = unclean_message(parts, split(parts, 33));
     return sendmsg(server, &message, 0);
 }
 
 static ssize_t by_sendmmsg(void)
 {
     struct iovec halves[2] = {{data, MUCH / 2}, {data + MUCH / 2, MUCH - MUCH / 2}};
-    struct mmsghdr messages[2] = {{.msg_hdr = {.msg_iov = &halves[0], .msg_iovlen = 1}},
-                                  {.msg_hdr = {.msg_iov = &halves[1], .msg_iovlen = 1}}};
+    struct mmsghdr messages[2] = {{.msg_hdr = unclean_message(&halves[0], 1)},
+                                  {.msg_hdr = unclean_message(&halves[1], 1)}};
     assert_int_equal(sendmmsg(server, messages, 2, 0), 2);
     return (ssize_t)messages[0].msg_len + (ssize_t)messages[1].msg_len;
 }
@@ -582,7 +596,7 @@ static void every_way_to_read_finds_all_of_it(void **state)
         struct iovec parts[3] = {{back + got, room / 5},
                                  {back + got + room / 5, room / 2},
                                  {back + got + room / 5 + room / 2, room - room / 5 - room / 2}};
-        struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+        struct msghdr message = unclean_message(parts, 3);
         struct mmsghdr many = {.msg_hdr = message};
         struct pollfd input = {.fd = server, .events = POLLIN};
         ssize_t part = -1;
