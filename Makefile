@@ -158,7 +158,10 @@ $(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
 	$(call say,CC)
 	$(Q)$(CC) $(COMMON) -c -o $@ $<
 
-$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(SHARED) $(DIALECTS) $(POLICIES) $(BUILD)/shim/lease_lock.o
+# The rooms of the shim that unit tests are about, in musl as well (tests/musl/tests.mk).
+UNIT_ROOMS := $(SHARED) $(DIALECTS) $(POLICIES) $(BUILD)/shim/lease_lock.o
+
+$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(UNIT_ROOMS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 

@@ -9,7 +9,7 @@ MUSL_FLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) -Wno-clobbered $(CFLAGS) -MMD -
 MUSL_UNIT := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(UNIT))
 MUSL_UNDER_SHIM := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(filter-out %/test_scale,$(UNDER_SHIM)))
 MUSL_SERVERS := $(MUSL)/tests/acceptor $(MUSL)/tests/echo
-MUSL_OBJECTS := $(filter-out $(BUILD)/shim/libc.o,$(SHARED) $(DIALECTS) $(POLICIES)) $(MUSL)/libc.o
+MUSL_OBJECTS := $(filter-out $(BUILD)/shim/libc.o,$(UNIT_ROOMS)) $(MUSL)/libc.o
 
 .PHONY: musl-tests
 musl-tests: all $(MUSL_UNIT) $(MUSL_UNDER_SHIM) $(MUSL_SERVERS)
