@@ -421,11 +421,11 @@ static int connect_anew(int fd, const struct sockaddr *address, socklen_t length
     struct attempt attempt = {.fd = fd, .address = address, .length = length};
     descriptor_put(fd, 0); /* the trace of an unseen close, or of an interrupted wait */
     attempt.destination = backoff_wanted() ? backoff_destination(address, length) : -1;
-    attempt.deadline_ns = deadline_of(fd);
     service_count(COUNTER_CONNECTS, 1);
     backoff_connects();
     if ((int)kernel_call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK)
         return connect_nonblocking(&attempt);
+    attempt.deadline_ns = deadline_of(fd);
     int result = connect_blocking(&attempt);
     signals_let_in(&attempt.held);
     return result;
