@@ -4,8 +4,8 @@
 #include "audit.h"
 #include "growth.h"
 #include "peers.h"
-#include "policy/token_bucket.h"
 #include "real.h"
+#include "reservation.h"
 #include "service.h"
 #include "sockdiag.h"
 #include "witness.h"
@@ -22,33 +22,6 @@
 static _Atomic uint16_t local_references[SEGMENT_CONNS];
 /* Children being spawned just now. */
 static _Atomic uint32_t spawning;
-
-static const struct connection_features *features;
-
-void connections_serve(const struct connection_features *wanted)
-{
-    features = wanted;
-}
-
-static void change_begins(void)
-{
-    atomic_fetch_add(&service_self()->pending, 1);
-}
-
-static void change_ends(void)
-{
-    atomic_fetch_sub(&service_self()->pending, 1);
-}
-
-uint64_t connections_changing(void)
-{
-    const struct segment *segment = service.segment;
-    uint32_t used = atomic_load(&segment->processes_used);
-    uint64_t changing = 0;
-    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
-        changing += atomic_load(&segment->process[i].pending);
-    return changing;
-}
 
 /* The slot of a tracked descriptor, or NULL when it was freed since. */
 static struct segment_conn *open_slot(descriptor what)
@@ -67,145 +40,6 @@ static void raise_to(_Atomic uint64_t *peak, uint64_t value)
     uint64_t seen = atomic_load_explicit(peak, memory_order_relaxed);
     while (seen < value && !atomic_compare_exchange_weak(peak, &seen, value))
         ;
-}
-
-/* --- accept-rate --- */
-
-static struct token_bucket rate_bucket(uint64_t limit)
-{
-    uint64_t rate = limit >> 32;
-    return (struct token_bucket){.period_ns = rate ? SECOND_NS / rate : 0,
-                                 .burst = (uint32_t)limit};
-}
-
-uint64_t connections_rate_wait(void)
-{
-    uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
-    if (limit == LIMIT_OFF)
-        return 0;
-    return token_bucket_wait(rate_bucket(limit), atomic_load(&service.segment->rate_next_ns),
-                             monotonic_ns());
-}
-
-static bool rate_take(void)
-{
-    uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
-    return limit == LIMIT_OFF ||
-           token_bucket_take(rate_bucket(limit), &service.segment->rate_next_ns, monotonic_ns());
-}
-
-static void rate_give(void)
-{
-    uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
-    if (limit != LIMIT_OFF)
-        token_bucket_give(rate_bucket(limit), &service.segment->rate_next_ns);
-}
-
-/* --- reservation --- */
-
-static uint64_t total_ceiling(void)
-{
-    return segment_ceiling(segment_limit(service.segment, LIMIT_TOTAL_CONNS),
-                           &service.segment->concurrency);
-}
-
-static uint64_t own_ceiling(void)
-{
-    return segment_ceiling(service_limit(LIMIT_CONNS), &service_self()->concurrency);
-}
-
-static bool open_to_all(void)
-{
-    return atomic_load_explicit(&service.segment->admission, memory_order_relaxed) ==
-           ADMISSION_OPEN;
-}
-
-static bool below_ceilings(void)
-{
-    return gauge_count(&service.segment->conns) < total_ceiling() &&
-           gauge_count(&service_self()->conns) < own_ceiling();
-}
-
-bool connections_roomy(void)
-{
-    return open_to_all() && below_ceilings() &&
-           segment_limit(service.segment, LIMIT_ACCEPT_RATE) == LIMIT_OFF;
-}
-
-enum reservation connections_room(void)
-{
-    if (!open_to_all())
-        return RESERVATION_PAUSED;
-    if (!below_ceilings() || !features->room())
-        return RESERVATION_FULL;
-    return connections_rate_wait() ? RESERVATION_RATE : RESERVED;
-}
-
-enum reservation connections_reserve(void)
-{
-    struct segment *segment = service.segment;
-    struct segment_process *self = service_self();
-
-    if (!service_intact())
-        return RESERVED;
-    if (atomic_load(&segment->admission) != ADMISSION_OPEN)
-        return RESERVATION_PAUSED;
-    if (!features->room())
-        return RESERVATION_FULL;
-    change_begins();
-    if (!gauge_take(&segment->conns, total_ceiling())) {
-        change_ends();
-        return RESERVATION_FULL;
-    }
-    if (!gauge_take(&self->conns, own_ceiling())) {
-        gauge_give(&segment->conns);
-        change_ends();
-        return RESERVATION_FULL;
-    }
-    if (!rate_take()) {
-        gauge_give(&self->conns);
-        gauge_give(&segment->conns);
-        change_ends();
-        return RESERVATION_RATE;
-    }
-    return RESERVED;
-}
-
-void connections_cancel_quietly(void)
-{
-    if (!service_active())
-        return;
-    rate_give();
-    gauge_give(&service_self()->conns);
-    gauge_give(&service.segment->conns);
-    change_ends();
-}
-
-void connections_cancel(void)
-{
-    if (!service_active())
-        return;
-    connections_cancel_quietly();
-    /* Whoever was turned away by this reservation may have the slot now. */
-    segment_wake(service.segment, false);
-}
-
-static bool reached(const struct gauge *gauge, uint64_t reserved, uint64_t ceiling)
-{
-    uint64_t count = gauge_count(gauge);
-    return count >= reserved && count - reserved >= ceiling;
-}
-
-bool connections_full_for_certain(void)
-{
-    struct segment *segment = service.segment;
-
-    audit_run();
-    if (!features->room())
-        features->make_room();
-    return reached(&segment->conns, connections_changing(), total_ceiling()) ||
-           reached(&service_self()->conns, atomic_load(&service_self()->pending), own_ceiling()) ||
-           !features->room();
 }
 
 /* --- slots --- */
@@ -288,7 +122,7 @@ static bool free_slot(uint32_t slot, uint32_t state)
     if (peer && peer <= SEGMENT_PEERS)
         gauge_touch(&segment->peer[peer - 1].conns);
     atomic_store(&conn->holders, 0);
-    features->freed(slot);
+    connection_features->freed(slot);
     atomic_store(&segment->conn_state[slot], ((state >> 2) + 1) << 2 | CONN_FREE);
     peers_cancel(peer);
     gauge_give(&segment->conns);
@@ -353,7 +187,7 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
         service_count(COUNTER_UNTRACKED, 1);
         gauge_give(&self->conns);
         gauge_give(&segment->conns);
-        change_ends();
+        reservation_change_ends();
         return;
     }
     struct segment_conn *conn = &segment->conn[slot];
@@ -369,9 +203,9 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
     atomic_store(&conn->holders, holder_bits(service.self));
     atomic_store(&local_references[slot], 1);
     atomic_store(&segment->conn_state[slot], generation << 2 | CONN_OPEN);
-    change_ends();
+    reservation_change_ends();
     descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, generation));
-    features->begins(fd, slot, generation, family, false);
+    connection_features->begins(fd, slot, generation, family, false);
     service_count(COUNTER_ACCEPTED, 1);
     raise_to(&self->counter[COUNTER_CONNS_PEAK], gauge_count(&self->conns));
     raise_to(&segment->conns_peak, gauge_count(&segment->conns));
@@ -379,7 +213,7 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
 
 void connections_count(int fd, int family)
 {
-    change_begins();
+    reservation_change_begins();
     gauge_take(&service.segment->conns, UINT64_MAX);
     gauge_take(&service_self()->conns, UINT64_MAX);
     connections_commit(fd, family, true, 0);
@@ -396,21 +230,22 @@ bool connections_adopt(int fd, uint64_t inode)
         bool added;
         if (conn_phase(state) != CONN_OPEN || atomic_load(&conn->inode) != inode)
             continue;
-        change_begins();
+        reservation_change_begins();
         if (!holders_add(conn, service.self, &added))
             atomic_fetch_or(&conn->flags, CONN_SHARED);
         if (added) {
             gauge_take(&service_self()->conns, UINT64_MAX);
-            features->shared(slot, service.self);
+            connection_features->shared(slot, service.self);
             atomic_store(&local_references[slot], 0);
         }
         bool first = atomic_load(&local_references[slot]) == 0;
         atomic_fetch_add(&local_references[slot], 1);
-        change_ends();
+        reservation_change_ends();
         descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, state >> 2));
         if (first)
-            features->begins(fd, slot, state >> 2,
-                             atomic_load(&conn->flags) & CONN_UNIX ? AF_UNIX : AF_INET, true);
+            connection_features->begins(fd, slot, state >> 2,
+                                        atomic_load(&conn->flags) & CONN_UNIX ? AF_UNIX : AF_INET,
+                                        true);
         return true;
     }
     return false;
@@ -427,7 +262,7 @@ void connections_departing(int fd, descriptor what, struct departure *departure)
     struct segment_conn *conn = open_slot(what);
     uint32_t slot = descriptor_index(what);
 
-    features->closes(fd, what);
+    connection_features->closes(fd, what);
     departure->verify = conn && atomic_load(&local_references[slot]) == 1 &&
                         (atomic_load(&conn->flags) & CONN_SHARED || atomic_load(&spawning) > 0);
     if (departure->verify)
@@ -483,11 +318,11 @@ static bool let_go(struct segment_conn *conn, descriptor what, const struct depa
     uint64_t rest;
     enum witness_answer answer = departure->verify ? witness_ask(departure->set) : WITNESS_UNKNOWN;
 
-    features->ends(descriptor_index(what), descriptor_generation(what));
+    connection_features->ends(descriptor_index(what), descriptor_generation(what));
     gauge_touch(&service_self()->conns);
     if (holders_remove(conn, service.self, &rest)) {
         gauge_give(&service_self()->conns);
-        features->left(descriptor_index(what), service.self);
+        connection_features->left(descriptor_index(what), service.self);
     } else {
         rest = atomic_load(&conn->holders); /* this process was one too many to be named there */
     }
@@ -507,11 +342,11 @@ void connections_departed(descriptor what, const struct departure *departure)
         errno = saved;
         return;
     }
-    change_begins();
+    reservation_change_begins();
     if (!let_go(conn, what, departure))
         segment_wake(service.segment, false);
-    change_ends();
-    features->room_made();
+    reservation_change_ends();
+    connection_features->room_made();
     errno = saved;
 }
 
@@ -562,7 +397,7 @@ void connections_inherit(uint32_t child)
             atomic_fetch_or(&conn->flags, CONN_SHARED);
         if (added) {
             gauge_take(&service.segment->process[child].conns, UINT64_MAX);
-            features->shared(descriptor_index(what), child);
+            connection_features->shared(descriptor_index(what), child);
         }
     }
 }
@@ -577,15 +412,15 @@ static void forget_holder(uint32_t slot, uint32_t holder)
 
     if (conn_phase(state) != CONN_OPEN || !holders_contain(atomic_load(&conn->holders), holder))
         return;
-    change_begins();
+    reservation_change_begins();
     gauge_touch(&segment->process[holder].conns);
     if (holders_remove(conn, holder, &rest)) {
         gauge_give(&segment->process[holder].conns);
-        features->left(slot, holder);
+        connection_features->left(slot, holder);
         if (rest == 0 && !(atomic_load(&conn->flags) & CONN_SHARED))
             free_slot(slot, state);
     }
-    change_ends();
+    reservation_change_ends();
 }
 
 /* The process watches nothing any more: it has ended, or became another program. */
@@ -627,7 +462,7 @@ bool connections_free_lost(uint32_t slot, uint32_t state)
     uint64_t holders = atomic_load(&conn->holders);
     uint32_t grant = atomic_load(&conn->grant);
 
-    change_begins();
+    reservation_change_begins();
     bool freed = atomic_load(&segment->conn_state[slot]) == state && free_slot(slot, state);
     for (unsigned i = 0; freed && i < CONN_HOLDERS; i++) {
         uint32_t holder = (uint32_t)(holders >> 16 * i & 0xffff);
@@ -636,18 +471,18 @@ bool connections_free_lost(uint32_t slot, uint32_t state)
             gauge_give_many(&segment->process[holder - 1].credit, grant);
         }
     }
-    change_ends();
+    reservation_change_ends();
     return freed;
 }
 
 bool connections_free_orphan(uint32_t slot, uint32_t state)
 {
     struct segment *segment = service.segment;
-    change_begins();
+    reservation_change_begins();
     gauge_touch(&segment->conns);
     bool freed = atomic_compare_exchange_strong(&segment->conn_state[slot], &state,
                                                 ((state >> 2) + 1) << 2 | CONN_FREE);
-    change_ends();
+    reservation_change_ends();
     return freed;
 }
 
