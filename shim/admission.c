@@ -10,6 +10,7 @@
 #include "flows.h"
 #include "lateness.h"
 #include "libc.h"
+#include "memory.h"
 #include "newcomers.h"
 #include "readiness.h"
 #include "real.h"
@@ -20,6 +21,7 @@
 #include "waiting_room.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
@@ -425,6 +427,19 @@ static int accept_blocking(struct admission *admission)
     return accepted;
 }
 
+/* Whether the client's address can be handed out. Where it cannot, the kernel takes a client, and
+ * says EFAULT: accept(2). */
+static bool address_there(const struct listener *listener, const struct sockaddr *address,
+                          const socklen_t *length)
+{
+    socklen_t most = listener->family == AF_INET    ? sizeof(struct sockaddr_in)
+                     : listener->family == AF_INET6 ? sizeof(struct sockaddr_in6)
+                                                    : sizeof(sa_family_t);
+    if (!memory_there(MEMORY_RESULT, length, sizeof *length) || (int)*length < 0)
+        return false;
+    return memory_there(MEMORY_ADDRESS, address, *length < most ? *length : most);
+}
+
 static int accept_under_limits(int fd, struct sockaddr *address, socklen_t *length, int flags,
                                bool plain)
 {
@@ -436,10 +451,8 @@ static int accept_under_limits(int fd, struct sockaddr *address, socklen_t *leng
      * accept when it hears of bad flags, and lets somebody in whom nobody counted.) */
     if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK))
         return (int)REAL(syscall)(SYS_accept4, fd, address, length, flags);
-    if (address && (!length || (int)*length < 0))
-        return pass_on(fd, address, length, flags, plain);
     struct listener *listener = listeners_at(fd);
-    if (!listener)
+    if (!listener || (address && !address_there(listener, address, length)))
         return pass_on(fd, address, length, flags, plain);
     struct admission admission = {
         .wait = {.fd = fd, .listener = listener, .deadline_ns = ACCEPT_WAIT_FOREVER},

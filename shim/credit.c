@@ -456,7 +456,7 @@ bool credit_option_get(int fd, int level, int name, void *value, socklen_t *leng
 {
     struct flow *flow = flow_of(fd);
     if (!flow || !(flows_mode() & FLOWS_CREDIT) || atomic_load(&flow_conn(flow)->grant) == 0 ||
-        !value || !length || *length > INT32_MAX)
+        !value || !length)
         return false;
     uint32_t told;
     if (level == SOL_SOCKET && name == SO_SNDBUF)

@@ -6,6 +6,8 @@
 #ifndef BACKPRESSURE_INTERPOSE_H
 #define BACKPRESSURE_INTERPOSE_H
 
+#include "memory.h"
+
 #include <stdint.h>
 #include <time.h>
 
@@ -27,10 +29,11 @@ static inline int64_t timeout_from_timespec(const struct timespec *time)
     return seconds * 1000000000 + time->tv_nsec;
 }
 
-/* What the kernel would refuse with EINVAL is left to it. */
+/* What the kernel would refuse with EINVAL or EFAULT is left to it. */
 static inline int timespec_valid(const struct timespec *time)
 {
-    return !time || (time->tv_sec >= 0 && time->tv_nsec >= 0 && time->tv_nsec < 1000000000);
+    return !time || (memory_there(MEMORY_TIME, time, sizeof *time) && time->tv_sec >= 0 &&
+                     time->tv_nsec >= 0 && time->tv_nsec < 1000000000);
 }
 
 #endif

@@ -37,7 +37,7 @@ static __attribute__((noinline)) int ppoll_with_care(struct pollfd *fds, nfds_t 
                                                      const struct timespec *timeout,
                                                      const sigset_t *signals)
 {
-    if (!timespec_valid(timeout) || !masking_concerns_poll(fds, count))
+    if (!masking_concerns_poll(fds, count) || !timespec_valid(timeout))
         return REAL(ppoll)(fds, count, timeout, signals);
     return masking_poll(fds, count, timeout_from_timespec(timeout), signals);
 }
@@ -61,8 +61,8 @@ INTERPOSE int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t s
 INTERPOSE int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                           const sigset_t *signals, size_t size)
 {
-    if (size / sizeof *fds < count || !timespec_valid(timeout) ||
-        !masking_concerns_poll(fds, count))
+    if (size / sizeof *fds < count || !masking_concerns_poll(fds, count) ||
+        !timespec_valid(timeout))
         return REAL(__ppoll_chk)(fds, count, timeout, signals, size);
     return masking_poll(fds, count, timeout_from_timespec(timeout), signals);
 }

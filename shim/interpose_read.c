@@ -135,12 +135,15 @@ static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr
 {
     struct reading_vector cut;
     struct reading reading = {.fd = fd, .flow = NULL};
-    size_t count = message ? libc_message_length(message->msg_iovlen) : SIZE_MAX;
+    if (!memory_there(MEMORY_MESSAGE, message, sizeof *message))
+        return REAL(recvmsg)(fd, message, flags);
+    size_t count = libc_message_length(message->msg_iovlen);
     if (count <= IOV_MAX)
         reading = reading_begin_message(fd, message, flags, &cut);
     if (reading.refused)
         return -1;
-    if (!reading.flow) {
+    if (!reading.flow || cut.vector == message->msg_iov ||
+        !memory_there(MEMORY_RESULT, message, sizeof *message)) {
         ssize_t result = reading_end(&reading, REAL(recvmsg)(fd, message, flags));
         if (result >= 0)
             passing_received(message);
@@ -159,7 +162,8 @@ static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr
 
 INTERPOSE ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
-    if (flows_leave_alone(fd) && passing_nothing(message) && BOUND(recvmsg))
+    if (flows_leave_alone(fd) && memory_is_last(MEMORY_MESSAGE, message) &&
+        passing_nothing(message) && BOUND(recvmsg))
         return real_functions.recvmsg(fd, message, flags);
     return recvmsg_with_care(fd, message, flags);
 }
@@ -168,7 +172,8 @@ INTERPOSE int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fla
                        struct timespec *timeout)
 {
     /* On a stream one message at a time is as good, and can be cut. */
-    if (messages && count > 0 && reading_metered(fd)) {
+    if (count > 0 && reading_metered(fd) &&
+        memory_there(MEMORY_RESULT, messages, sizeof *messages)) {
         ssize_t result = recvmsg(fd, &messages[0].msg_hdr, flags & ~MSG_WAITFORONE);
         if (result >= 0)
             messages[0].msg_len = (unsigned)result;

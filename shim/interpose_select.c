@@ -21,8 +21,9 @@ static void hand_back(struct timeval *timeout, int64_t left_ns)
 static __attribute__((noinline)) int select_with_care(int end, fd_set *read_fds, fd_set *write_fds,
                                                       fd_set *except_fds, struct timeval *timeout)
 {
-    if ((timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)) ||
-        !masking_concerns_select(end, read_fds, write_fds))
+    if (!masking_concerns_select(end, read_fds, write_fds, except_fds) ||
+        (timeout && (!memory_there(MEMORY_TIME, timeout, sizeof *timeout) || timeout->tv_sec < 0 ||
+                     timeout->tv_usec < 0)))
         return REAL(select)(end, read_fds, write_fds, except_fds, timeout);
     if (!timeout)
         return masking_select(end, read_fds, write_fds, except_fds, -1, NULL, NULL);
@@ -30,7 +31,8 @@ static __attribute__((noinline)) int select_with_care(int end, fd_set *read_fds,
                             .tv_nsec = timeout->tv_usec % 1000000 * 1000};
     int64_t left_ns = timeout_from_timespec(&time);
     int ready = masking_select(end, read_fds, write_fds, except_fds, left_ns, NULL, &left_ns);
-    hand_back(timeout, left_ns);
+    if (memory_there(MEMORY_RESULT, timeout, sizeof *timeout)) /* select(2) says no EFAULT for it */
+        hand_back(timeout, left_ns);
     return ready;
 }
 
@@ -53,7 +55,7 @@ static __attribute__((noinline)) int pselect_with_care(int end, fd_set *read_fds
                                                        const struct timespec *timeout,
                                                        const sigset_t *signals)
 {
-    if (!timespec_valid(timeout) || !masking_concerns_select(end, read_fds, write_fds))
+    if (!masking_concerns_select(end, read_fds, write_fds, except_fds) || !timespec_valid(timeout))
         return REAL(pselect)(end, read_fds, write_fds, except_fds, timeout, signals);
     return masking_select(end, read_fds, write_fds, except_fds, timeout_from_timespec(timeout),
                           signals, NULL);

@@ -9,12 +9,10 @@
 INTERPOSE pid_t wait4(pid_t pid, int *status, int options, struct rusage *usage)
 {
     int own_status = 0;
-    pid_t child = REAL(wait4)(pid, &own_status, options, usage);
-    if (child > 0) {
-        lifecycle_waited(child, own_status);
-        if (status)
-            *status = own_status;
-    }
+    int *seen = status ? status : &own_status;
+    pid_t child = REAL(wait4)(pid, seen, options, usage);
+    if (child > 0)
+        lifecycle_waited(child, *seen);
     return child;
 }
 

@@ -48,6 +48,16 @@ INTERPOSE ssize_t __write(int fd, const void *bytes, size_t count)
     return write(fd, bytes, count);
 }
 
+/* The flow of a call with this vector, if a limit concerns it: what cannot be read, or is too
+ * long, is left to the kernel. */
+static struct flow *flow_with(int fd, const struct iovec *vector, int count)
+{
+    return count > 0 && count <= IOV_MAX &&
+                   memory_holds(MEMORY_VECTOR, vector, (size_t)count, sizeof *vector)
+               ? flow_of(fd)
+               : NULL;
+}
+
 static size_t total(const struct iovec *vector, int count)
 {
     size_t bytes = 0;
@@ -59,7 +69,7 @@ static size_t total(const struct iovec *vector, int count)
 static __attribute__((noinline)) ssize_t writev_tracked(int fd, const struct iovec *vector,
                                                         int count)
 {
-    struct flow *flow = count > 0 && count <= IOV_MAX ? flow_of(fd) : NULL;
+    struct flow *flow = flow_with(fd, vector, count);
     if (!flow)
         return REAL(writev)(fd, vector, count);
     if (writing_carefully(flow))
@@ -80,7 +90,7 @@ INTERPOSE ssize_t writev(int fd, const struct iovec *vector, int count)
 /* preadv2(2): with an offset of -1 this is writev, and only that works on a socket. */
 static ssize_t write_at(int fd, const struct iovec *vector, int count, off64_t offset, int flags)
 {
-    struct flow *flow = offset == -1 && count > 0 && count <= IOV_MAX ? flow_of(fd) : NULL;
+    struct flow *flow = offset == -1 ? flow_with(fd, vector, count) : NULL;
     if (!flow)
         return REAL(pwritev64v2)(fd, vector, count, offset, flags);
     if (writing_carefully(flow) && (flags & ~RWF_NOWAIT) == 0)
@@ -154,7 +164,9 @@ INTERPOSE ssize_t sendto(int fd, const void *bytes, size_t count, int flags,
 static __attribute__((noinline)) ssize_t sendmsg_with_care(int fd, const struct msghdr *message,
                                                            int flags)
 {
-    struct flow *flow = message ? flow_of(fd) : NULL;
+    if (!memory_there(MEMORY_MESSAGE, message, sizeof *message))
+        return REAL(sendmsg)(fd, message, flags);
+    struct flow *flow = flow_of(fd);
     if (!passing_nothing(message))
         passing_sends(message);
     return flow ? writing_message(fd, flow, message, flags) : REAL(sendmsg)(fd, message, flags);
@@ -162,7 +174,8 @@ static __attribute__((noinline)) ssize_t sendmsg_with_care(int fd, const struct 
 
 INTERPOSE ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
-    if (flows_leave_alone(fd) && passing_nothing(message) && BOUND(sendmsg))
+    if (flows_leave_alone(fd) && memory_is_last(MEMORY_MESSAGE, message) &&
+        passing_nothing(message) && BOUND(sendmsg))
         return real_functions.sendmsg(fd, message, flags);
     return sendmsg_with_care(fd, message, flags);
 }
@@ -185,12 +198,15 @@ static int send_each(int fd, struct flow *flow, struct mmsghdr *messages, unsign
 
 INTERPOSE int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
 {
-    struct flow *flow = messages ? flow_of(fd) : NULL;
-    for (unsigned i = 0; i < count; i++)
+    unsigned most = count < IOV_MAX ? count : IOV_MAX; /* so many does the kernel send, too */
+    if (!memory_holds(MEMORY_RESULT, messages, most, sizeof *messages))
+        return REAL(sendmmsg)(fd, messages, count, flags);
+    struct flow *flow = flow_of(fd);
+    for (unsigned i = 0; i < most; i++)
         passing_sends(&messages[i].msg_hdr);
     if (!flow)
         return REAL(sendmmsg)(fd, messages, count, flags);
-    return send_each(fd, flow, messages, count < IOV_MAX ? count : IOV_MAX, flags);
+    return send_each(fd, flow, messages, most, flags);
 }
 
 struct file {
@@ -215,13 +231,10 @@ INTERPOSE ssize_t sendfile64(int to, int from, off64_t *offset, size_t count)
 
 INTERPOSE ssize_t sendfile(int to, int from, off_t *offset, size_t count)
 {
+    _Static_assert(sizeof(off_t) == sizeof(off64_t), "one is as good as the other");
     if (!flow_of(to))
         return REAL(sendfile)(to, from, offset, count);
-    off64_t wide = offset ? *offset : 0;
-    ssize_t result = sendfile64(to, from, offset ? &wide : NULL, count);
-    if (offset)
-        *offset = (off_t)wide;
-    return result;
+    return sendfile64(to, from, offset, count);
 }
 
 /* Of splice, tee and vmsplice only splice can end in a socket: the others want pipes. */

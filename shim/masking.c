@@ -116,7 +116,8 @@ static bool calm(void)
 
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
 {
-    if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
+    if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()) ||
+        !memory_holds(MEMORY_POLLED, fds, count, sizeof *fds))
         return false;
     stalls_stir();
     bool pause = flows_mode() & FLOWS_PAUSE;
@@ -321,9 +322,19 @@ static bool any_pausable(const uint64_t *set, const uint64_t *write_set, int end
     return false;
 }
 
-bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds)
+/* Of a set longer than fd_set so much is looked at. */
+static bool set_there(const fd_set *set, int end)
 {
-    if (end <= 0 || !admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()))
+    size_t bytes = words(end < FD_SETSIZE ? end : FD_SETSIZE) * sizeof(uint64_t);
+    return !set || memory_there(MEMORY_SET, set, bytes);
+}
+
+bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds,
+                             const fd_set *except_fds)
+{
+    if (end <= 0 || !admission_active() || in_vfork_child ||
+        (!listeners_exist() && !flows_mode()) || !set_there(except_fds, end) ||
+        !set_there(write_fds, end) || !set_there(read_fds, end))
         return false;
     stalls_stir();
     int tracked = descriptors_end();

@@ -11,6 +11,7 @@
 
 #include "descriptors.h"
 #include "flows.h"
+#include "memory.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -22,6 +23,11 @@
 static inline bool masking_passes_poll(const struct pollfd *fds, nfds_t count)
 {
     if (!flows_quiet())
+        return false;
+    /* Of what is withheld, listeners and epoll sets, there is nothing. */
+    if (atomic_load_explicit(&descriptors_withheld_end, memory_order_relaxed) == 0)
+        return true;
+    if (!memory_known(MEMORY_POLLED, fds, count * sizeof *fds))
         return false;
     const struct pollfd *end = fds + count;
     while (end > fds && descriptor_untracked(end[-1].fd))
@@ -37,13 +43,17 @@ static inline bool masking_passes_select(int end, const fd_set *read_fds)
     if (!flows_quiet() || atomic_load_explicit(&descriptors_withheld_end, memory_order_relaxed) >
                               DESCRIPTORS_PER_WORD)
         return false;
+    if (atomic_load_explicit(&descriptors_withheld_end, memory_order_relaxed) == 0)
+        return true;
     return end <= 0 || !set ||
-           !(*set & atomic_load_explicit(descriptors_withheld, memory_order_relaxed));
+           (memory_known(MEMORY_SET, set, sizeof *set) &&
+            !(*set & atomic_load_explicit(descriptors_withheld, memory_order_relaxed)));
 }
 
 /* Whether the call concerns any of these, so that it must not go straight to the kernel. */
 bool masking_concerns_poll(const struct pollfd *fds, nfds_t count);
-bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds);
+bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds,
+                             const fd_set *except_fds);
 
 /* ppoll(2), with its errors; `timeout_ns` is -1 for ever. */
 int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals);

@@ -5,6 +5,7 @@
 #include "descriptors.h"
 #include "due.h"
 #include "libc.h"
+#include "memory.h"
 #include "real.h"
 #include "sandbox.h"
 #include "service.h"
@@ -395,11 +396,12 @@ static uint64_t deadline_of(int fd)
 /* A stream to somewhere, under limits that concern it. */
 static bool concerned(int fd, const struct sockaddr *address, socklen_t length)
 {
-    if (!service_active() || in_vfork_child || !sandbox_serves(SANDBOX_CONNECTS) || !address ||
-        length < sizeof address->sa_family)
+    if (!service_active() || in_vfork_child || !sandbox_serves(SANDBOX_CONNECTS) || !wanted() ||
+        length < sizeof address->sa_family || length > sizeof(struct sockaddr_storage) ||
+        !memory_there(MEMORY_DESTINATION, address, length))
         return false;
     int family = address->sa_family;
-    return (family == AF_INET || family == AF_INET6 || family == AF_UNIX) && wanted() &&
+    return (family == AF_INET || family == AF_INET6 || family == AF_UNIX) &&
            option(fd, SO_TYPE) == SOCK_STREAM;
 }
 

@@ -3,6 +3,7 @@
 
 #include "descriptors.h"
 #include "libc.h"
+#include "memory.h"
 #include "service.h"
 
 #include <string.h>
@@ -34,10 +35,16 @@ static void each_descriptor(const struct msghdr *message, void (*visit)(int fd))
     }
 }
 
+static bool control_there(const struct msghdr *message)
+{
+    return memory_holds(MEMORY_VECTOR, message->msg_control,
+                        libc_message_length(message->msg_controllen), 1);
+}
+
 void passing_sends(const struct msghdr *message)
 {
     if (message && message->msg_control && !passing_nothing(message) && service_active() &&
-        !in_vfork_child)
+        !in_vfork_child && control_there(message))
         each_descriptor(message, descriptor_passed);
 }
 

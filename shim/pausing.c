@@ -2,6 +2,7 @@
 #include "pausing.h"
 
 #include "connections.h"
+#include "memory.h"
 #include "metering.h"
 #include "real.h"
 #include "slices.h"
@@ -307,7 +308,7 @@ static int control_noted(struct flow *flow, int set, int operation, int fd,
 int pausing_control(int set, int operation, int fd, struct epoll_event *event)
 {
     struct flow *flow = flow_at(descriptor_at(fd));
-    if (!flow || (operation != EPOLL_CTL_DEL && !event))
+    if (!flow || (operation != EPOLL_CTL_DEL && !memory_there(MEMORY_EVENT, event, sizeof *event)))
         return REAL(epoll_ctl)(set, operation, fd, event);
     int result;
     if (operation == EPOLL_CTL_DEL) {

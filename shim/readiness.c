@@ -6,6 +6,7 @@
 #include "descriptors.h"
 #include "interests.h"
 #include "listeners.h"
+#include "memory.h"
 #include "pausing.h"
 #include "real.h"
 #include "sandbox.h"
@@ -36,7 +37,7 @@ int readiness_control(int set_number, int operation, int fd, struct epoll_event 
     if (descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_EPOLL)
         return interests_control_nested(set_number, operation, fd, event);
     if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER ||
-        (operation != EPOLL_CTL_DEL && !event))
+        (operation != EPOLL_CTL_DEL && !memory_there(MEMORY_EVENT, event, sizeof *event)))
         return REAL(epoll_ctl)(set_number, operation, fd, event);
     return interests_control(set_number, operation, fd, event);
 }
@@ -125,6 +126,10 @@ static int without_hidden(struct watched_set *set, struct epoll_event *events, i
 /* Adds listeners for which somebody waits in the waiting room. */
 static int with_pending(struct watched_set *set, const struct epoll_call *call, int ready)
 {
+    if (!memory_there(MEMORY_RESULT, call->events, (size_t)(ready + 1) * sizeof *call->events)) {
+        errno = EFAULT; /* as the kernel would, had it somebody to report */
+        return -1;
+    }
     interests_lock();
     for (unsigned i = 0; i < set->interests && ready < call->events_max; i++) {
         struct interest *interest = &set->interest[i];
@@ -223,7 +228,7 @@ static int wait_watching(struct watched_set *set, const struct epoll_call *call,
         int ready = reported > 0 ? without_hidden(set, call->events, reported) : 0;
         if (waiting_room_occupied())
             ready = with_pending(set, call, ready);
-        if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
+        if (ready != 0 || (slice == left && (reported == 0 || left == 0)))
             return ready;
         /* A set shared with another process goes on reporting what is only filtered. */
         if (reported > 0 && set->inherited_from)

@@ -3,6 +3,7 @@
 
 #include "backstop.h"
 #include "libc.h"
+#include "memory.h"
 #include "metering.h"
 #include "pausing.h"
 #include "real.h"
@@ -141,7 +142,8 @@ struct reading reading_begin_vector(int fd, const struct iovec *vector, int coun
     size_t total = 0, left;
     out->vector = (struct iovec *)vector;
     out->count = count > 0 ? (size_t)count : 0;
-    if (count < 0 || count > IOV_MAX || !flow_of(fd))
+    if (count < 0 || count > IOV_MAX || !flow_of(fd) ||
+        !memory_holds(MEMORY_VECTOR, vector, (size_t)count, sizeof *vector))
         return (struct reading){.fd = fd, .flow = NULL};
     for (int i = 0; i < count; i++)
         total += vector[i].iov_len;

@@ -4,6 +4,7 @@
 #include "backstop.h"
 #include "credit.h"
 #include "libc.h"
+#include "memory.h"
 #include "metering.h"
 #include "pacing.h"
 #include "pausing.h"
@@ -304,6 +305,8 @@ size_t writing_length(const struct msghdr *message)
 ssize_t writing_message(int fd, struct flow *flow, const struct msghdr *message, int flags)
 {
     size_t count = libc_message_length(message->msg_iovlen);
+    if (!memory_holds(MEMORY_VECTOR, message->msg_iov, count, sizeof *message->msg_iov))
+        return REAL(sendmsg)(fd, message, flags);
     /* What cannot be cut in two: descriptors and other control data, a counted completion, urgency.
      */
     bool whole = libc_message_length(message->msg_controllen) || message->msg_namelen ||

@@ -92,6 +92,15 @@ semantics() {
     bounded "${TESTS:-$BUILD/tests}"/test_semantics && under_shim conns=1 "${TESTS:-$BUILD/tests}"/test_semantics
 }
 
+pointers() {
+    local limits
+    bounded "${TESTS:-$BUILD/tests}"/test_pointers || return 1
+    for limits in conns=100 conns=1 "conns=auto buffer=1G connect-conns=10" \
+        "conns=100 buffer=1M conn-buffer=64K stall=60s send-rate=100M"; do
+        under_shim "$limits" "${TESTS:-$BUILD/tests}"/test_pointers || return 1
+    done
+}
+
 output() {
     local limits
     bounded "${TESTS:-$BUILD/tests}"/test_output || return 1
@@ -148,6 +157,7 @@ step "units" units
 step "semantics of accept and of waiting" semantics
 step "semantics of reading and writing" output
 step "what belongs together stays together" messages
+step "pointers to what is not there" pointers
 step "ways to accept and to close" build/tests/test_styles
 step "every limit, by every way in and out" /usr/bin/python3 tests/servers/test_limits.py
 step "connections that several processes hold" /usr/bin/python3 tests/servers/test_counts.py
