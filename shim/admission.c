@@ -17,6 +17,7 @@
 #include "sandbox.h"
 #include "service.h"
 #include "shedding.h"
+#include "since_wait.h"
 #include "turns.h"
 #include "waiting_room.h"
 
@@ -39,11 +40,8 @@
 /* So many EAGAINs without a wait in between are a loop that the shim cannot see into. */
 #define IDLE_ACCEPTS 16
 #define IDLE_NAP_NS (2 * MILLISECOND)
-/* Nobody accepts so many between two waits; but a thread that never waits. */
-#define ACCEPTS_PER_WAIT 1024
 
-_Thread_local uint64_t admission_since_wait __attribute__((tls_model("initial-exec"))) =
-    ADMISSION_NEVER_WAITED;
+_Thread_local uint64_t since_wait __attribute__((tls_model("initial-exec"))) = SINCE_WAIT_NEVER;
 _Atomic bool admission_waited_for;
 
 bool admission_hindered(bool active)
@@ -146,8 +144,10 @@ void admission_attend(void)
         return;
     listeners_refresh();
     flows_attend();
-    shedding_attend();
-    newcomers_attend();
+    if (shedding_lingering())
+        shedding_attend();
+    if (waiting_room_occupied())
+        newcomers_attend();
     if (connections_room() == RESERVATION_FULL) {
         audit_run();
         if (!credit_room())
@@ -201,7 +201,7 @@ static int without_slot(struct admission *admission, enum reservation why)
         return connections_room() == RESERVED ? TRY_AGAIN : MUST_WAIT;
     if (newcomers_when_full() == WHEN_FULL_HOLD && !takes_to_look_at(admission->wait.listener))
         return MUST_WAIT;
-    if (!admission->attended && readiness_report_again(admission->wait.fd))
+    if (!newcomers_attended(admission) && readiness_report_again(admission->wait.fd))
         return LEFT_TO_WAITS;
     return newcomers_take(admission, false);
 }
@@ -250,7 +250,8 @@ static int attempt(struct admission *admission)
     }
     if (admission->blocking)
         turns_give(&turn, admission->wait.fd);
-    newcomers_wake_if_owed(admission);
+    if (admission->owes_wake)
+        newcomers_wake(admission);
     pthread_setcancelstate(cancel_state, NULL);
     return outcome;
 }
@@ -283,7 +284,6 @@ static enum report turn_away_until_welcome(struct listener *listener, int fd)
         .flags = SOCK_CLOEXEC,
         .blocking = !atomic_load(&listener->nonblocking),
         .screening = true,
-        .attended = true,
     };
     int outcome, saved = errno;
     do {
@@ -315,13 +315,6 @@ enum report admission_screen(struct listener *listener, int fd)
 
 /* --- accepting --- */
 
-/* Whether this thread comes back to those it refuses: it waits for descriptors itself. One that is
- * handed its work by others does not. */
-static bool thread_attends(void)
-{
-    return admission_since_wait >> ADMISSION_ACCEPTS_SHIFT < ACCEPTS_PER_WAIT;
-}
-
 static int fail(int error)
 {
     errno = error;
@@ -342,7 +335,7 @@ static int nobody_now(struct admission *admission, int outcome)
         admission_holds(admission->wait.listener, admission->wait.fd);
         admission_attend();
         readiness_hold(admission->wait.fd);
-        if ((uint32_t)++admission_since_wait > IDLE_ACCEPTS) {
+        if (since_wait_found_no_slot() > IDLE_ACCEPTS) {
             struct timespec nap = {.tv_sec = 0, .tv_nsec = IDLE_NAP_NS};
             audit_run();
             kernel_call(SYS_nanosleep, &nap, NULL);
@@ -358,7 +351,7 @@ static int accept_nonblocking(struct admission *admission)
         ;
     if (outcome < -1)
         return nobody_now(admission, outcome);
-    admission_since_wait &= ~(uint64_t)UINT32_MAX;
+    since_wait_found_a_slot();
     return outcome;
 }
 
@@ -373,7 +366,7 @@ static int accept_nonblocking(struct admission *admission)
  */
 static bool found_by_waiting(void)
 {
-    return admission_since_wait >> ADMISSION_ACCEPTS_SHIFT == 0 &&
+    return since_wait_first_accept() &&
            atomic_load_explicit(&admission_waited_for, memory_order_relaxed);
 }
 
@@ -462,7 +455,6 @@ static int accept_under_limits(int fd, struct sockaddr *address, socklen_t *leng
         .length = length,
         .blocking = !atomic_load(&listener->nonblocking),
     };
-    admission.attended = admission.blocking || thread_attends();
     atomic_store_explicit(&listener->accepts, 1, memory_order_relaxed);
     uint64_t timeout = atomic_load(&listener->receive_timeout_ns);
     if (timeout)
@@ -470,7 +462,7 @@ static int accept_under_limits(int fd, struct sockaddr *address, socklen_t *leng
     admission_attend();
     int accepted = admission.blocking ? accept_blocking(&admission)
                                       : (libc_test_cancel(), accept_nonblocking(&admission));
-    admission_since_wait += UINT64_C(1) << ADMISSION_ACCEPTS_SHIFT;
+    since_wait_accepted();
     if (accepted >= 0)
         errno = saved;
     if (admission.refusals) {

@@ -92,20 +92,6 @@ bool admission_needs_attention(void);
 /* Of these, what no other process can see to: gates are everybody's. */
 bool admission_needs_attention_here(void);
 
-/*
- * What this thread did since it last waited for descriptors: how many accepts it has made, and in
- * the low half how many of them in a row found no slot; one word, so that a wait clears it at once.
- */
-#define ADMISSION_ACCEPTS_SHIFT 32
-#define ADMISSION_NEVER_WAITED (UINT64_C(1) << 63)
-extern _Thread_local uint64_t admission_since_wait __attribute__((tls_model("initial-exec")));
-
-/* The thread went to wait for descriptors, so its EAGAINs were no busy loop. */
-static inline void admission_thread_waits(void)
-{
-    admission_since_wait = 0;
-}
-
 /* Whether any wait of this process was for a listener, so that accept may come of a report. */
 extern INTERNAL _Atomic bool admission_waited_for;
 

@@ -6,6 +6,7 @@
 #include "readiness.h"
 #include "real.h"
 #include "sandbox.h"
+#include "since_wait.h"
 
 #include <limits.h>
 
@@ -53,7 +54,7 @@ static inline bool unconcerned(int set)
 {
     if (!descriptor_untracked(set) || (!flows_quiet() && flows_mode_here()))
         return false;
-    admission_thread_waits();
+    since_wait_begin();
     return true;
 }
 

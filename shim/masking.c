@@ -11,6 +11,7 @@
 #include "real.h"
 #include "sandbox.h"
 #include "service.h"
+#include "since_wait.h"
 #include "slices.h"
 #include "stalls.h"
 #include "waiting_room.h"
@@ -249,7 +250,7 @@ int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sig
 {
     struct timespec time;
 
-    admission_thread_waits();
+    since_wait_begin();
     uint64_t deadline_ns = slices_deadline(timeout_ns);
     if (calm()) {
         int ready = REAL(ppoll)(fds, count, to_timespec(timeout_ns, &time), signals);
@@ -497,7 +498,7 @@ int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_
                                .asked = {(void *)read_fds, (void *)write_fds, (void *)except_fds}};
     struct timespec time;
 
-    admission_thread_waits();
+    since_wait_begin();
     if (size * 3 > sizeof on_stack) {
         scratch = memory_for(size * 3);
         if (!scratch)

@@ -10,6 +10,7 @@
 #include "real.h"
 #include "service.h"
 #include "shedding.h"
+#include "since_wait.h"
 #include "waiting_room.h"
 
 #include <errno.h>
@@ -61,8 +62,6 @@ static void refuse_parked_at(uint32_t index)
 
 void newcomers_attend(void)
 {
-    if (!waiting_room_occupied())
-        return;
     enum reservation room = connections_room();
     uint64_t target = lateness_target();
     bool holds = newcomers_when_full() == WHEN_FULL_HOLD || room != RESERVATION_FULL;
@@ -129,6 +128,11 @@ int newcomers_admit_exempt(const struct admission *admission)
 
 /* --- turning away --- */
 
+bool newcomers_attended(const struct admission *admission)
+{
+    return admission->screening || admission->blocking || since_wait_comes_back();
+}
+
 void newcomers_bill(struct admission *admission)
 {
     uint64_t spent = spent_ns();
@@ -142,7 +146,7 @@ static int refuse(struct admission *admission, int fd, enum when_full how, bool 
     if (admission->refusals++ % REFUSALS_PER_BILL == 0)
         newcomers_bill(admission);
     listeners_note_refusal(admission->wait.listener);
-    shedding_refuse(fd, how, late, admission->attended);
+    shedding_refuse(fd, how, late, newcomers_attended(admission));
     return TRY_AGAIN;
 }
 
@@ -175,9 +179,9 @@ void newcomers_give_slot_back(struct admission *admission)
     admission->owes_wake = true;
 }
 
-void newcomers_wake_if_owed(struct admission *admission)
+void newcomers_wake(struct admission *admission)
 {
-    if (admission->owes_wake && service_active())
+    if (service_active())
         segment_wake(service.segment, false);
     admission->owes_wake = false;
 }

@@ -21,7 +21,6 @@ struct admission {
     socklen_t *length;
     bool blocking;
     bool screening; /* whoever is welcome waits in the waiting room for the program's accept */
-    bool attended;  /* somebody comes back for those who linger: see shedding.h */
     bool owes_wake; /* a slot was given back, and nobody was told */
     unsigned refusals;
     uint64_t billed_ns; /* processor time when refusals were billed last */
@@ -36,6 +35,9 @@ enum {
     LEFT_TO_WAITS = -6, /* a thread that waits for the listener refuses who is there */
 };
 
+/* Whether somebody comes back for those who are made to linger: see shedding.h. */
+bool newcomers_attended(const struct admission *admission);
+
 /* Accepts one. `reserved` tells whether there is a slot for it, or it came to be refused. */
 int newcomers_take(struct admission *admission, bool reserved);
 
@@ -49,13 +51,13 @@ int newcomers_admit_exempt(const struct admission *admission);
  * the slot could but wait for the listener, a process for each refusal: newcomers_wake_if_owed does
  * it later. */
 void newcomers_give_slot_back(struct admission *admission);
-void newcomers_wake_if_owed(struct admission *admission);
+void newcomers_wake(struct admission *admission);
 
 /* Charges what refusals cost since the last time: the clock is a system call, so not for each. */
 void newcomers_bill(struct admission *admission);
 
-/* Turns away who waits in the waiting room and must not wait longer: the late, and everybody but
- * the exempt where clients are not held and the slots are taken. */
+/* While the waiting room is occupied: turns away who must not wait there any longer: the late, and
+ * everybody but the exempt where clients are not held and the slots are taken. */
 void newcomers_attend(void);
 
 /* What `when-full` says, and whether anybody is exempt. */

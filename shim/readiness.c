@@ -11,6 +11,7 @@
 #include "real.h"
 #include "sandbox.h"
 #include "service.h"
+#include "since_wait.h"
 #include "slices.h"
 #include "waiting_room.h"
 
@@ -261,7 +262,7 @@ int readiness_wait(const struct epoll_call *call, int64_t timeout_ns)
 {
     struct watched_set *set = interests_set_at(call->set);
 
-    admission_thread_waits();
+    since_wait_begin();
     if (!set || !admission_active() || call->events_max <= 0)
         return pausing_wait(call, timeout_ns);
     uint64_t deadline_ns = slices_deadline(timeout_ns);

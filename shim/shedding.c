@@ -35,7 +35,7 @@ static struct lingering {
     bool late;
     uint64_t until_ns;
 } lingering[LINGER_MAX];
-static _Atomic uint32_t lingering_count;
+_Atomic uint32_t shedding_lingering_count;
 static _Atomic uint64_t attend_next_ns;
 static struct spinlock lock;
 
@@ -204,7 +204,7 @@ static void end_lingering(struct lingering *entry)
 {
     finish(entry->fd, entry->stage, entry->late);
     entry->stage = STAGE_NONE;
-    atomic_fetch_sub(&lingering_count, 1);
+    atomic_fetch_sub(&shedding_lingering_count, 1);
 }
 
 /* The first to be ended when there is no room for all: who is silent, for longest. */
@@ -247,14 +247,14 @@ static bool make_linger(int fd, enum stage stage, bool late)
     if (most == 0)
         return false;
     spinlock_take(&lock);
-    while (atomic_load(&lingering_count) >= most)
+    while (atomic_load(&shedding_lingering_count) >= most)
         end_lingering(least_hopeful());
     struct lingering *entry = free_entry();
     fd = descriptor_move_high(fd);
     *entry = (struct lingering){
         .fd = fd, .stage = stage, .late = late, .until_ns = monotonic_ns() + patience(stage)};
     descriptor_put(fd, descriptor_make(DESCRIPTOR_OWN, (uint32_t)(entry - lingering), 0));
-    atomic_fetch_add(&lingering_count, 1);
+    atomic_fetch_add(&shedding_lingering_count, 1);
     spinlock_give(&lock);
     return true;
 }
@@ -301,11 +301,6 @@ void shedding_refuse(int fd, enum when_full how, bool late, bool attended)
     errno = saved;
 }
 
-bool shedding_lingering(void)
-{
-    return atomic_load_explicit(&lingering_count, memory_order_relaxed) != 0;
-}
-
 /* One look at all of them; only those that did something, or are out of time, cost more. */
 static void attend_all(uint64_t now)
 {
@@ -335,17 +330,13 @@ static void attend_all(uint64_t now)
             entry->until_ns = now + patience(stage);
         entry->stage = stage;
         if (stage == STAGE_NONE)
-            atomic_fetch_sub(&lingering_count, 1);
+            atomic_fetch_sub(&shedding_lingering_count, 1);
     }
 }
 
 void shedding_attend(void)
 {
-    uint64_t now, due;
-    if (!shedding_lingering())
-        return;
-    now = monotonic_ns();
-    due = atomic_load(&attend_next_ns);
+    uint64_t now = monotonic_ns(), due = atomic_load(&attend_next_ns);
     if (now < due || !atomic_compare_exchange_strong(&attend_next_ns, &due, now + ATTEND_EVERY_NS))
         return;
     int saved = errno;
@@ -362,7 +353,7 @@ void shedding_forget(int fd)
         if (lingering[i].stage == STAGE_NONE || lingering[i].fd != fd)
             continue;
         lingering[i].stage = STAGE_NONE;
-        atomic_fetch_sub(&lingering_count, 1);
+        atomic_fetch_sub(&shedding_lingering_count, 1);
     }
     spinlock_give(&lock);
 }
@@ -374,7 +365,7 @@ static void let_everybody_go(void)
             let_go(lingering[i].fd);
         lingering[i].stage = STAGE_NONE;
     }
-    atomic_store(&lingering_count, 0);
+    atomic_store(&shedding_lingering_count, 0);
 }
 
 void shedding_let_everybody_go(void)

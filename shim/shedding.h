@@ -14,9 +14,12 @@
 #ifndef BACKPRESSURE_SHEDDING_H
 #define BACKPRESSURE_SHEDDING_H
 
+#include "internal.h"
 #include "limits.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 /* Refuses the connection `fd`, which becomes the shim's own: by busy reply or by reset. `late`: for
  * having waited longer than queue-delay. `attended`: a thread of the program comes back here soon;
@@ -27,9 +30,15 @@ void shedding_refuse(int fd, enum when_full how, bool late, bool attended);
 bool shedding_give_back(void);
 
 /* Whether connections linger, so that somebody must come back within a few milliseconds. */
-bool shedding_lingering(void);
+extern INTERNAL _Atomic uint32_t shedding_lingering_count;
 
-/* Moves lingering connections on: answers those whose request came, closes those that are done. */
+static inline bool shedding_lingering(void)
+{
+    return atomic_load_explicit(&shedding_lingering_count, memory_order_relaxed) != 0;
+}
+
+/* While connections linger: moves them on, answers those whose request came, closes those that are
+ * done. */
 void shedding_attend(void);
 
 /* The number `fd` was closed under the shim, or taken over by dup2. */

@@ -21,7 +21,7 @@ static struct room {
     _Atomic uint32_t exempt; /* of these */
     struct guest guest[WAITING_ROOM_MAX];
 } rooms[LISTENERS_MAX];
-static _Atomic uint32_t occupants;
+_Atomic uint32_t waiting_room_occupants;
 static struct spinlock lock;
 
 static bool open_room(struct room *room)
@@ -49,7 +49,7 @@ static void close_room(struct room *room)
     descriptor_close_own(room->out);
     room->in = room->out = 0;
     atomic_store(&room->exempt, 0);
-    atomic_fetch_sub(&occupants, atomic_exchange(&room->count, 0));
+    atomic_fetch_sub(&waiting_room_occupants, atomic_exchange(&room->count, 0));
 }
 
 union control {
@@ -107,7 +107,7 @@ bool waiting_room_park(uint32_t listener, int fd, struct guest guest)
         room->guest[count] = guest;
         atomic_fetch_add(&room->exempt, guest.kind == GUEST_EXEMPT);
         atomic_store(&room->count, count + 1);
-        atomic_fetch_add(&occupants, 1);
+        atomic_fetch_add(&waiting_room_occupants, 1);
         parked = true;
         kernel_call(SYS_close, fd);
     }
@@ -137,7 +137,7 @@ static int take_out(struct room *room, uint32_t place)
     memmove(room->guest, room->guest + place + 1, (count - place - 1) * sizeof *room->guest);
     memcpy(room->guest + count - place - 1, passed_over, place * sizeof *room->guest);
     atomic_store(&room->count, count - 1);
-    atomic_fetch_sub(&occupants, 1);
+    atomic_fetch_sub(&waiting_room_occupants, 1);
     return fd;
 }
 
@@ -231,11 +231,6 @@ uint32_t waiting_room_count(uint32_t listener)
     return listener < LISTENERS_MAX
                ? atomic_load_explicit(&rooms[listener].count, memory_order_relaxed)
                : 0;
-}
-
-bool waiting_room_occupied(void)
-{
-    return atomic_load_explicit(&occupants, memory_order_relaxed) != 0;
 }
 
 bool waiting_room_has_space(uint32_t listener)

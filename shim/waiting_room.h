@@ -10,8 +10,10 @@
 #ifndef BACKPRESSURE_WAITING_ROOM_H
 #define BACKPRESSURE_WAITING_ROOM_H
 
+#include "internal.h"
 #include "peers.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -53,9 +55,16 @@ int waiting_room_take_first(uint32_t listener);
 bool waiting_room_ready(uint32_t listener);
 bool waiting_room_exempt(uint32_t listener);
 
-/* How many wait for this listener; whether anybody waits for any; whether one more has room. */
+/* Whether anybody waits for any listener. */
+extern INTERNAL _Atomic uint32_t waiting_room_occupants;
+
+static inline bool waiting_room_occupied(void)
+{
+    return atomic_load_explicit(&waiting_room_occupants, memory_order_relaxed) != 0;
+}
+
+/* How many wait for this listener; whether one more has room. */
 uint32_t waiting_room_count(uint32_t listener);
-bool waiting_room_occupied(void);
 bool waiting_room_has_space(uint32_t listener);
 
 /* The program's descriptors have run out: closes what nobody waits in; whether there was any. */
