@@ -48,7 +48,7 @@ int newcomers_admit_parked(const struct admission *admission);
 int newcomers_admit_exempt(const struct admission *admission);
 
 /* Gives the reserved slot back. While the caller has the listener for itself, whoever was woken for
- * the slot could but wait for the listener, a process for each refusal: newcomers_wake_if_owed does
+ * the slot could but wait for the listener, a process for each refusal: newcomers_wake does
  * it later. */
 void newcomers_give_slot_back(struct admission *admission);
 void newcomers_wake(struct admission *admission);

@@ -246,11 +246,12 @@ static bool make_linger(int fd, enum stage stage, bool late)
     uint32_t most = lingering_most(fd);
     if (most == 0)
         return false;
+    /* Not with the lock held: whose trace it finds at the number may be one that lingers. */
+    fd = descriptor_move_high(fd);
     spinlock_take(&lock);
     while (atomic_load(&shedding_lingering_count) >= most)
         end_lingering(least_hopeful());
     struct lingering *entry = free_entry();
-    fd = descriptor_move_high(fd);
     *entry = (struct lingering){
         .fd = fd, .stage = stage, .late = late, .until_ns = monotonic_ns() + patience(stage)};
     descriptor_put(fd, descriptor_make(DESCRIPTOR_OWN, (uint32_t)(entry - lingering), 0));
