@@ -385,6 +385,13 @@ static int pass_on(int fd, struct sockaddr *address, socklen_t *length, int flag
     return accepted;
 }
 
+/* In a process that serves one client at a time, as those of a prefork server, nobody waits for the
+ * thread: it is the first to have a slot that is freed when it waits in accept. */
+static bool anybody_inside(void)
+{
+    return gauge_count(&service_self()->conns) > 0;
+}
+
 static int accept_until_served(struct admission *admission)
 {
     bool found = found_by_waiting();
@@ -402,7 +409,7 @@ static int accept_until_served(struct admission *admission)
         int outcome = attempt(admission);
         if (outcome == MUST_WAIT && accept_wait_broken(admission->wait.fd))
             return accept_broken(admission);
-        if (outcome == MUST_WAIT && found)
+        if (outcome == MUST_WAIT && found && anybody_inside())
             return fail(ECONNABORTED);
         if (outcome == MUST_WAIT && !accept_wait_for_slot(&admission->wait))
             return -1;
