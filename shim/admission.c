@@ -8,6 +8,7 @@
 #include "due.h"
 #include "flood.h"
 #include "flows.h"
+#include "grants.h"
 #include "lateness.h"
 #include "libc.h"
 #include "memory.h"
@@ -150,7 +151,7 @@ void admission_attend(void)
         newcomers_attend();
     if (connections_room() == RESERVATION_FULL) {
         audit_run();
-        if (!credit_room())
+        if (!grants_room())
             credit_reclaim();
     }
     listeners_gate(connections_room() == RESERVED);

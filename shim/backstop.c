@@ -58,7 +58,7 @@ void backstop_set(int fd, struct flow *flow)
     errno = saved;
 }
 
-void backstop_take_back(int fd, struct flow *flow)
+static void take_back(int fd, struct flow *flow)
 {
     int saved = errno;
     flow_sign(flow, 0, FLOW_UNGUARDED);
@@ -67,12 +67,12 @@ void backstop_take_back(int fd, struct flow *flow)
     errno = saved;
 }
 
-void backstop_doubt(int fd, struct flow *flow)
+static void doubt(int fd, struct flow *flow)
 {
     if (wanted_ms(flow))
         flow_sign(flow, FLOW_UNGUARDED, 0);
     else
-        backstop_take_back(fd, flow);
+        take_back(fd, flow);
 }
 
 void backstop_ended(int fd, struct flow *flow)
@@ -91,7 +91,7 @@ void backstop_option_set(int fd, int level, int name)
                      (level == SOL_SOCKET && name == SO_KEEPALIVE);
     if (!flow || !makes_way)
         return;
-    backstop_take_back(fd, flow);
+    take_back(fd, flow);
     flow_sign(flow, FLOW_UNGUARDED, 0); /* looked at anew by the next read or write */
 }
 
@@ -106,3 +106,14 @@ bool backstop_option_get(int fd, int level, int name, void *value, socklen_t *le
         memset(value, 0, *length);
     return true;
 }
+
+static void adjust(int fd, struct flow *flow)
+{
+    if (flows_mode() & FLOWS_STALL)
+        backstop_set(fd, flow);
+    else
+        take_back(fd, flow);
+}
+
+const struct flow_feature backstop_feature = {
+    .inherited = backstop_set, .adjust = adjust, .changed = doubt};

@@ -16,16 +16,13 @@
 
 #include <sys/socket.h>
 
-/* O_NONBLOCK, or what is known of it, may have changed: marks it FLOW_UNGUARDED when it blocks
- * under `stall`, and takes the backstop back when it does not block any more. Keeps errno, as all
- * here. */
-void backstop_doubt(int fd, struct flow *flow);
+/* Follows O_NONBLOCK and the limits: what blocks under `stall` is FLOW_UNGUARDED until it has its
+ * backstop. */
+extern const struct flow_feature backstop_feature;
 
-/* A read or write on it begins, or it was inherited, or a look found it: sets the backstop, if it
- * is to have one. */
+/* A read or write on it begins, or a look found it: sets the backstop, if it is to have one. Keeps
+ * errno, as all here. */
 void backstop_set(int fd, struct flow *flow);
-
-void backstop_take_back(int fd, struct flow *flow);
 
 /* A read or write said ETIMEDOUT: counts the connection when it was the backstop that ended it. */
 void backstop_ended(int fd, struct flow *flow);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "concurrency.h"
 
+#include "connections.h"
 #include "policy/auto_limit.h"
-#include "readiness.h"
 #include "service.h"
 
 #include <errno.h>
@@ -33,8 +33,7 @@ static void follow(struct segment_concurrency *found, uint64_t limit, const stru
     if (change.worth_telling)
         tell(&change);
     if (change.raised) {
-        segment_wake(service.segment, true);
-        readiness_room_made();
+        connections_room_made();
     }
 }
 

@@ -23,6 +23,12 @@ static _Atomic uint16_t local_references[SEGMENT_CONNS];
 /* Children being spawned just now. */
 static _Atomic uint32_t spawning;
 
+void connections_room_made(void)
+{
+    segment_wake(service.segment, true);
+    connection_features->room_made();
+}
+
 /* The slot of a tracked descriptor, or NULL when it was freed since. */
 static struct segment_conn *open_slot(descriptor what)
 {

@@ -76,6 +76,9 @@ struct connection_features {
     void (*room_made)(void);
 };
 
+/* A ceiling was raised: tells everybody who waits, in all processes. */
+void connections_room_made(void);
+
 /* Every member is set; `features` live for ever. Before a service is joined. */
 void connections_serve(const struct connection_features *features);
 

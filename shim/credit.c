@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "credit.h"
 
+#include "due.h"
+#include "grants.h"
 #include "real.h"
 
 #include <errno.h>
@@ -16,63 +18,21 @@
 #define SNDBUF_LOCKED 1 /* SOCK_SNDBUF_LOCK in <linux/socket.h> */
 #define START_SHARE 16
 #define START_MOST 64        /* KiB */
-#define RESERVE_SHARE 4      /* of the ceiling, for newcomers */
 #define KERNEL_TCP_MOST 4096 /* KiB; tcp(7): the default of tcp_wmem[2] */
 #define KERNEL_UNIX 208      /* KiB; unix(7): net.core.wmem_default */
 #define LOWAT_LEAST 4096
-#define SPARE_LEAST (64 * 1024) /* KiB */
-#define PIECE_OVERHEAD 64       /* what net/unix/af_unix.c leaves of half a buffer */
+#define PIECE_OVERHEAD 64 /* what net/unix/af_unix.c leaves of half a buffer */
 #define NOTHING UINT32_MAX
+#define STANDING_SLICE_NS INT64_C(8000000)
+#define SURPLUS_SLICE_NS INT64_C(100000000)
+#define LOOK_SHARE 50
+#define LOOK_EVERY_NS (2 * DUE_MILLISECOND)
+#define LOOK_LONGEST_NS (1000 * DUE_MILLISECOND)
+#define MEASURE_SHARE 200
+#define MEASURE_EVERY_NS (20 * DUE_MILLISECOND)
 
 static _Atomic uint32_t wanted_seen;
-
-/* --- what may be given --- */
-
-static uint64_t ceiling_kib(uint64_t limit)
-{
-    return limit == LIMIT_OFF ? LIMIT_OFF : limit / 1024;
-}
-
-/* What is free under one ceiling, beyond `reserve`, in KiB. */
-static uint64_t free_under(const struct gauge *gauge, uint64_t ceiling, uint64_t reserve)
-{
-    uint64_t used = gauge_count(gauge) + reserve;
-    if (ceiling == LIMIT_OFF)
-        return LIMIT_OFF;
-    return used < ceiling ? ceiling - used : 0;
-}
-
-static uint64_t free_credit(uint64_t reserve_share)
-{
-    uint64_t own = ceiling_kib(service_limit(LIMIT_BUFFER));
-    uint64_t all = ceiling_kib(segment_limit(service.segment, LIMIT_TOTAL_BUFFER));
-    uint64_t own_free =
-        free_under(&service_self()->credit, own, reserve_share ? own / reserve_share : 0);
-    uint64_t all_free =
-        free_under(&service.segment->credit, all, reserve_share ? all / reserve_share : 0);
-    return own_free < all_free ? own_free : all_free;
-}
-
-uint64_t credit_share(void)
-{
-    uint64_t free = free_credit(RESERVE_SHARE), conns = gauge_count(&service_self()->conns);
-    return free == LIMIT_OFF ? UINT32_MAX : free / (conns ? conns : 1);
-}
-
-uint64_t credit_spare(void)
-{
-    uint64_t free = free_credit(RESERVE_SHARE), conns = gauge_count(&service_self()->conns);
-    uint64_t own = ceiling_kib(segment_limit(service.segment, LIMIT_CONN_BUFFER));
-    if (free < SPARE_LEAST)
-        return 0;
-    uint64_t share = free == LIMIT_OFF ? UINT32_MAX : free / (conns ? conns : 1);
-    return share < own ? share : own;
-}
-
-bool credit_room(void)
-{
-    return !(flows_mode() & FLOWS_CREDIT) || free_credit(0) >= CREDIT_FLOOR;
-}
+static _Atomic uint64_t look_next_ns;
 
 static uint32_t conn_flags(const struct flow *flow)
 {
@@ -108,9 +68,9 @@ static uint32_t kernels_most(const struct flow *flow)
 
 uint64_t credit_most(const struct flow *flow)
 {
-    uint64_t most = ceiling_kib(segment_limit(service.segment, LIMIT_CONN_BUFFER));
-    uint64_t own = ceiling_kib(service_limit(LIMIT_BUFFER));
-    uint64_t all = ceiling_kib(segment_limit(service.segment, LIMIT_TOTAL_BUFFER));
+    uint64_t most = grants_ceiling(segment_limit(service.segment, LIMIT_CONN_BUFFER));
+    uint64_t own = grants_ceiling(service_limit(LIMIT_BUFFER));
+    uint64_t all = grants_ceiling(segment_limit(service.segment, LIMIT_TOTAL_BUFFER));
     uint32_t asked = conn_flags(flow) & CONN_OWN_SNDBUF
                          ? atomic_load(&flow_conn(flow)->told_sndbuf) / 1024
                          : NOTHING;
@@ -125,67 +85,6 @@ bool credit_is_kernels(const struct flow *flow)
 {
     uint32_t grant = atomic_load_explicit(&flow_conn(flow)->grant, memory_order_relaxed);
     return grant == 0 || (grant >= kernels_most(flow) && !(conn_flags(flow) & CONN_OWN_SNDBUF));
-}
-
-/* --- accounting: a connection counts for each process that holds it, and once for the service ---
- */
-
-static void each_holder(uint32_t slot, void (*change)(struct gauge *, uint32_t), uint32_t amount)
-{
-    uint64_t holders = atomic_load(&service.segment->conn[slot].holders);
-    for (unsigned i = 0; i < CONN_HOLDERS; i++) {
-        uint64_t holder = holders >> 16 * i & 0xffff;
-        if (holder && holder <= SEGMENT_PROCESSES)
-            change(&service.segment->process[holder - 1].credit, amount);
-    }
-}
-
-static void take_regardless(struct gauge *gauge, uint32_t amount)
-{
-    gauge_take_many(gauge, amount, UINT32_MAX);
-}
-
-static bool take(uint32_t slot, uint32_t amount)
-{
-    struct segment *segment = service.segment;
-    if (!gauge_take_many(&segment->credit, amount,
-                         ceiling_kib(segment_limit(segment, LIMIT_TOTAL_BUFFER))))
-        return false;
-    if (!gauge_take_many(&service_self()->credit, amount,
-                         ceiling_kib(service_limit(LIMIT_BUFFER)))) {
-        gauge_give_many(&segment->credit, amount);
-        return false;
-    }
-    /* What other holders may have is theirs to see to. */
-    each_holder(slot, take_regardless, amount);
-    gauge_give_many(&service_self()->credit, amount);
-    atomic_fetch_add(&segment->conn[slot].grant, amount);
-    return true;
-}
-
-static void give(uint32_t slot, uint32_t amount)
-{
-    atomic_fetch_sub(&service.segment->conn[slot].grant, amount);
-    each_holder(slot, gauge_give_many, amount);
-    gauge_give_many(&service.segment->credit, amount);
-}
-
-void credit_shared(uint32_t slot, uint32_t holder)
-{
-    take_regardless(&service.segment->process[holder].credit,
-                    atomic_load(&service.segment->conn[slot].grant));
-}
-
-void credit_left(uint32_t slot, uint32_t holder)
-{
-    gauge_give_many(&service.segment->process[holder].credit,
-                    atomic_load(&service.segment->conn[slot].grant));
-}
-
-void credit_closed(uint32_t slot)
-{
-    gauge_give_many(&service.segment->credit,
-                    atomic_exchange(&service.segment->conn[slot].grant, 0));
 }
 
 /* --- telling the kernel --- */
@@ -255,7 +154,7 @@ static uint32_t locked_most(void)
         return most;
     int wish = INT32_MAX / 2, result;
     most = told_after(SO_SNDBUF, &wish, sizeof wish, &result) / 1024;
-    most = most > CREDIT_FLOOR ? most : KERNEL_UNIX;
+    most = most > GRANTS_FLOOR ? most : KERNEL_UNIX;
     atomic_store(&known, most);
     return most;
 }
@@ -293,16 +192,16 @@ void credit_lent_back(int fd, struct flow *flow)
 
 static uint64_t start_for(const struct flow *flow)
 {
-    uint64_t share = free_credit(0), most = credit_most(flow);
+    uint64_t share = grants_free(0), most = credit_most(flow);
     share = share == LIMIT_OFF ? LIMIT_OFF : share / START_SHARE;
     if (share >= kernels_most(flow) && most >= kernels_most(flow))
         return kernels_most(flow);
     share = share < START_MOST ? share : START_MOST;
     share = share < most ? share : most;
-    return share > CREDIT_FLOOR ? share : CREDIT_FLOOR;
+    return share > GRANTS_FLOOR ? share : GRANTS_FLOOR;
 }
 
-void credit_open(int fd, struct flow *flow)
+static void open_grant(int fd, struct flow *flow)
 {
     uint32_t slot = flow_slot(flow);
     struct segment_conn *conn = flow_conn(flow);
@@ -317,10 +216,8 @@ void credit_open(int fd, struct flow *flow)
         atomic_fetch_or(&conn->flags, CONN_OWN_SNDBUF);
     uint32_t start = attainable(flow, start_for(flow));
     /* Others may have taken it meanwhile; the floor was promised when it was admitted. */
-    if (!take(slot, start) && !(start > CREDIT_FLOOR && take(slot, CREDIT_FLOOR))) {
-        atomic_fetch_add(&conn->grant, CREDIT_FLOOR);
-        take_regardless(&service.segment->credit, CREDIT_FLOOR);
-        each_holder(slot, take_regardless, CREDIT_FLOOR);
+    if (!grants_take(slot, start) && !(start > GRANTS_FLOOR && grants_take(slot, GRANTS_FLOOR))) {
+        grants_take_regardless(slot, GRANTS_FLOOR);
     }
     if (!credit_is_kernels(flow))
         tell_kernel(fd, flow);
@@ -348,11 +245,11 @@ bool credit_grow(int fd, struct flow *flow)
         wish = most; /* from the most it can be held at to the kernel's own growth, in one step */
     if (attainable(flow, wish) <= grant)
         return false;
-    uint64_t free = free_credit(RESERVE_SHARE);
+    uint64_t free = grants_free(GRANTS_RESERVE);
     if (free != LIMIT_OFF && wish > grant + free / 2)
         wish = grant + free / 2;
     uint32_t reached = attainable(flow, wish);
-    if (reached <= grant + grant / 8 || !take(slot, reached - grant)) {
+    if (reached <= grant + grant / 8 || !grants_take(slot, reached - grant)) {
         ran_short(flow);
         return false;
     }
@@ -366,13 +263,13 @@ static void move_to(int fd, struct flow *flow, uint32_t target)
 {
     uint32_t slot = flow_slot(flow), grant = atomic_load(&flow_conn(flow)->grant);
     if (target < grant)
-        give(slot, grant - target);
-    else if (target == grant || !take(slot, target - grant))
+        grants_give(slot, grant - target);
+    else if (target == grant || !grants_take(slot, target - grant))
         return;
     tell_kernel(fd, flow);
 }
 
-void credit_adjust(int fd, struct flow *flow)
+static void adjust(int fd, struct flow *flow)
 {
     uint32_t slot = flow_slot(flow), grant = atomic_load(&flow_conn(flow)->grant);
 
@@ -380,7 +277,7 @@ void credit_adjust(int fd, struct flow *flow)
         if (grant == 0)
             return;
         bool own = conn_flags(flow) & CONN_OWN_SNDBUF;
-        give(slot, grant);
+        grants_give(slot, grant);
         if (own)
             set_option(fd, SOL_SOCKET, SO_SNDBUF, atomic_load(&flow_conn(flow)->told_sndbuf) / 2);
         else
@@ -388,7 +285,7 @@ void credit_adjust(int fd, struct flow *flow)
         return;
     }
     if (grant == 0) {
-        credit_open(fd, flow);
+        open_grant(fd, flow);
         return;
     }
     /* What is queued stays queued; the rest of the grant is handed out anew. */
@@ -396,7 +293,7 @@ void credit_adjust(int fd, struct flow *flow)
     uint64_t most = credit_most(flow);
     if (target < queued)
         target = queued < most ? queued : most;
-    move_to(fd, flow, attainable(flow, target > CREDIT_FLOOR ? target : CREDIT_FLOOR));
+    move_to(fd, flow, attainable(flow, target > GRANTS_FLOOR ? target : GRANTS_FLOOR));
     if (flow_signs(flow) & FLOW_STANDING)
         credit_grow(fd, flow);
 }
@@ -409,16 +306,138 @@ uint32_t credit_shrink(int fd, struct flow *flow)
     uint64_t used = (uint64_t)queued * 2 / 1024;
     target = target < used ? used : target;
     if (grant && target < grant - grant / 4)
-        move_to(fd, flow, attainable(flow, target > CREDIT_FLOOR ? target : CREDIT_FLOOR));
+        move_to(fd, flow, attainable(flow, target > GRANTS_FLOOR ? target : GRANTS_FLOOR));
     return queued;
 }
 
-bool credit_wanted_elsewhere(void)
+static bool wanted_elsewhere(void)
 {
     uint32_t wanted = atomic_load_explicit(&service.segment->credit_wanted, memory_order_relaxed);
     return wanted != atomic_load_explicit(&wanted_seen, memory_order_relaxed) &&
            flows_mode() & FLOWS_CREDIT && atomic_exchange(&wanted_seen, wanted) != wanted;
 }
+
+/* --- looking at all of them --- */
+
+struct look {
+    bool reclaim;
+    uint64_t queued;
+};
+
+static void look_at(int fd, struct flow *flow, void *context)
+{
+    struct look *look = context;
+    uint32_t signs = flow_signs(flow);
+    if (signs & FLOW_STARVED && credit_grow(fd, flow))
+        signs = flow_signs(flow);
+    look->queued +=
+        look->reclaim && !(signs & FLOW_STARVED) ? credit_shrink(fd, flow) : flow_queued(fd);
+}
+
+static void raise_to(_Atomic uint64_t *peak, uint64_t value)
+{
+    uint64_t seen = atomic_load_explicit(peak, memory_order_relaxed);
+    while (seen < value && !atomic_compare_exchange_weak(peak, &seen, value))
+        ;
+}
+
+static void note_queued(uint64_t queued)
+{
+    struct segment *segment = service.segment;
+    struct segment_process *self = service_self();
+    uint32_t used = atomic_load(&segment->processes_used);
+    uint64_t all = 0;
+
+    atomic_store(&self->counter[COUNTER_BUFFER], queued);
+    raise_to(&self->counter[COUNTER_BUFFER_PEAK], queued);
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+        all += atomic_load_explicit(&segment->process[i].counter[COUNTER_BUFFER],
+                                    memory_order_relaxed);
+    raise_to(&segment->buffer_peak, all);
+}
+
+static void look_over(bool reclaim)
+{
+    static _Thread_local bool looking __attribute__((tls_model("initial-exec")));
+    uint64_t now = monotonic_ns();
+    if (looking || !due_claim(&look_next_ns, now, LOOK_LONGEST_NS))
+        return;
+    int saved = errno;
+    uint64_t spent = spent_ns();
+    struct look look = {.reclaim = reclaim};
+    looking = true;
+    flows_each(look_at, &look);
+    looking = false;
+    note_queued(look.queued);
+    atomic_store(&look_next_ns, due_again(spent, LOOK_SHARE, LOOK_EVERY_NS));
+    errno = saved;
+}
+
+void credit_measure(void)
+{
+    static _Atomic uint64_t next_ns;
+    uint64_t spent = spent_ns();
+    if (!due_claim(&next_ns, monotonic_ns(), LOOK_LONGEST_NS))
+        return;
+    look_over(false);
+    atomic_store(&next_ns, due_again(spent, MEASURE_SHARE, MEASURE_EVERY_NS));
+}
+
+void credit_reclaim(void)
+{
+    look_over(true);
+}
+
+/* Whether it holds more than its connections' floors, under a ceiling that others share. */
+static bool holds_surplus(void)
+{
+    return segment_limit(service.segment, LIMIT_TOTAL_BUFFER) != LIMIT_OFF &&
+           gauge_count(&service_self()->credit) >
+               (uint64_t)gauge_count(&service_self()->conns) * GRANTS_FLOOR;
+}
+
+int64_t credit_slice(void)
+{
+    /* Credit may come from another process, a new limit from bpctl. */
+    if (flows_standing() || flows_starved())
+        return STANDING_SLICE_NS;
+    return flows_mode() & FLOWS_CREDIT && holds_surplus() ? SURPLUS_SLICE_NS : -1;
+}
+
+static void attend(void)
+{
+    if (wanted_elsewhere())
+        look_over(true);
+    else if (flows_starved())
+        look_over(false);
+}
+
+static void after_fork_in_child(void)
+{
+    atomic_store(&look_next_ns, 0);
+}
+
+static uint32_t mode(void)
+{
+    bool bounded = service_limit(LIMIT_BUFFER) != LIMIT_OFF ||
+                   service_limit(LIMIT_TOTAL_BUFFER) != LIMIT_OFF ||
+                   service_limit(LIMIT_CONN_BUFFER) != LIMIT_OFF;
+    return bounded ? FLOWS_CREDIT : 0;
+}
+
+static bool careful(const struct flow *flow, uint32_t modes)
+{
+    return modes & FLOWS_CREDIT && !credit_is_kernels(flow);
+}
+
+const struct flow_feature credit_feature = {
+    .mode = mode,
+    .begin = open_grant,
+    .adjust = adjust,
+    .careful = careful,
+    .attend = attend,
+    .after_fork_in_child = after_fork_in_child,
+};
 
 /* --- options --- */
 
@@ -443,11 +462,11 @@ bool credit_option_set(int fd, int level, int name, const void *value, socklen_t
     uint32_t grant = atomic_load(&flow_conn(flow)->grant);
     uint64_t target = start_for(flow);
     /* The program's word is as good as a write that came back short. */
-    uint64_t most = credit_most(flow), free = free_credit(RESERVE_SHARE);
+    uint64_t most = credit_most(flow), free = grants_free(GRANTS_RESERVE);
     target = target < most ? most : target;
     if (free != LIMIT_OFF && target > grant + free / 2)
         target = grant + free / 2;
-    move_to(fd, flow, attainable(flow, target > CREDIT_FLOOR ? target : CREDIT_FLOOR));
+    move_to(fd, flow, attainable(flow, target > GRANTS_FLOOR ? target : GRANTS_FLOOR));
     tell_kernel(fd, flow);
     return true;
 }

@@ -23,38 +23,29 @@
 
 #include <sys/socket.h>
 
-#define CREDIT_FLOOR 4 /* KiB: the kernel's own floor is 4608 bytes with its overhead */
-
-/* Whether a new connection can have its floor. Without ceilings on bytes, always. */
-bool credit_room(void);
+/* First grants for who is admitted; in line with the limits when those change. */
+extern const struct flow_feature credit_feature;
 
 /* Makes the idle return what they do not use, if that is due. */
 void credit_reclaim(void);
 
-/* A connection was admitted: gives it its first grant, as the slot's holder. */
-void credit_open(int fd, struct flow *flow);
-
 /* After a write came back short: gives it more. False when there is none, or it has all it may. */
 bool credit_grow(int fd, struct flow *flow);
 
-/* After limits changed: brings the grant of one connection in line. */
-void credit_adjust(int fd, struct flow *flow);
+/* After a write came back short: measures what is queued, if that is due. */
+void credit_measure(void);
+
+/*
+ * Whether a wait must not last as long as the program says, because connections stand still, or
+ * credit is short; and the longest it may then last, in nanoseconds (-1: as long as it likes).
+ */
+int64_t credit_slice(void);
 
 /* Returns what the connection does not use, and reports what the kernel holds for it, in bytes. */
 uint32_t credit_shrink(int fd, struct flow *flow);
 
 /* The most that the connection may ever have, in KiB. */
 uint64_t credit_most(const struct flow *flow);
-
-/* What is free for growth, shared among this process's connections, in KiB. */
-uint64_t credit_share(void);
-
-/*
- * A connection's part of what is free for growth, in KiB, while there is so much (64 MiB) that it
- * matters little if one of them turns out to ask for more; otherwise 0. Never more than
- * conn-buffer.
- */
-uint64_t credit_spare(void);
 
 /*
  * AF_UNIX: makes room for a message of `bytes` to be one piece in the queue, which a socket buffer
@@ -66,16 +57,6 @@ void credit_lent_back(int fd, struct flow *flow);
 
 /* Whether the kernel alone decides how much it holds for this connection. */
 bool credit_is_kernels(const struct flow *flow);
-
-/* Another process holds the connection, too, or `holder` does no longer. */
-void credit_shared(uint32_t slot, uint32_t holder);
-void credit_left(uint32_t slot, uint32_t holder);
-
-/* The slot is free: its grant goes back. */
-void credit_closed(uint32_t slot);
-
-/* Whether some process of the service ran short since this one last looked. */
-bool credit_wanted_elsewhere(void);
 
 /*
  * What setsockopt and getsockopt are to do with SO_SNDBUF and TCP_NOTSENT_LOWAT of a connection:

@@ -74,6 +74,37 @@ extern INTERNAL struct flow flows[SEGMENT_CONNS];
 extern INTERNAL _Atomic uint32_t flows_mode_now;
 extern INTERNAL _Atomic uint64_t flows_seen_limits;
 
+/*
+ * What a limit on bytes does for the flows. Any member may be NULL. Called without a lock held,
+ * async-signal-safe; errno need not be kept.
+ */
+struct flow_feature {
+    /* Which of FLOWS_CREDIT and so on the limits ask for now. */
+    uint32_t (*mode)(void);
+    /* A connection came while a limit on bytes is in force. */
+    void (*begin)(int fd, struct flow *flow);
+    /* Behind that: it was inherited or received, so its program may write where nobody looks. */
+    void (*inherited)(int fd, struct flow *flow);
+    /* This process has no descriptor for it any more. */
+    void (*end)(struct flow *flow);
+    /* Limits changed. */
+    void (*adjust)(int fd, struct flow *flow);
+    /* Nothing will be done for it from now on: what was withheld is given back. */
+    void (*let_go)(struct flow *flow);
+    /* The program may have changed its flags or options. */
+    void (*changed)(int fd, struct flow *flow);
+    /* Whether its writes must be looked after, in these modes. */
+    bool (*careful)(const struct flow *flow, uint32_t modes);
+    /* What is due, on each turn of a wait. Cheap when nothing is. */
+    void (*attend)(void);
+    void (*after_fork_in_child)(void);
+};
+#define FLOW_FEATURES_MOST 8
+
+/* `feature` lives for ever; they are called in the order in which they came. Before a service is
+ * joined. */
+void flows_take_part(const struct flow_feature *feature);
+
 /* Called with the mode of before and after, when limits have changed: for what else is paced. */
 void flows_on_limits(void (*adjust)(uint32_t before, uint32_t after));
 
@@ -214,20 +245,15 @@ uint32_t flow_queued(int fd);
  * they were. */
 uint32_t flow_sign(struct flow *flow, uint32_t set, uint32_t clear);
 
-/*
- * Whether a wait must not last as long as the program says, because connections stand still, or
- * credit is short; and the longest it may then last, in nanoseconds (-1: as long as it likes).
- */
-int64_t flows_slice(void);
-
 /* Calls `visit` for every connection that this process holds. */
 void flows_each(void (*visit)(int fd, struct flow *flow, void *context), void *context);
 
-/* After a write came back short: measures what is queued, if that is due. */
-void flows_measure(void);
-
 /* Records an event of the connection at `fd`, each kind at most once a second. */
 void flows_tell(int fd, enum event_kind kind, uint64_t amount);
+
+/* How many connections have the sign. One load. */
+uint32_t flows_starved(void);
+uint32_t flows_standing(void);
 
 /* What is due: credit for those that starve, stalls, measuring. Cheap when nothing is. */
 void flows_attend(void);

@@ -2,6 +2,7 @@
 #include "masking.h"
 
 #include "admission.h"
+#include "credit.h"
 #include "descriptors.h"
 #include "flows.h"
 #include "listeners.h"
@@ -62,7 +63,7 @@ static int64_t next_slice(struct slices *slices, bool left_out, bool somebody_pe
     if (!service_active())
         return left;
     bool watch = left_out || admission_needs_attention() || readiness_hidden();
-    int64_t slice = flows_slice();
+    int64_t slice = credit_slice();
     if (slice >= 0 && (left < 0 || slice < left)) {
         signals_hold(&slices->held);
         left = slice;
@@ -86,7 +87,7 @@ static bool flows_concerned(void)
         return false;
     metering_new_turn();
     flows_attend();
-    return flows_slice() >= 0 || stalls_slice() >= 0;
+    return credit_slice() >= 0 || stalls_slice() >= 0;
 }
 
 static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *out)

@@ -2,6 +2,7 @@
 #include "metering.h"
 
 #include "credit.h"
+#include "grants.h"
 #include "pausing.h"
 
 #define WINDOW_LEAST 8
@@ -77,7 +78,7 @@ static uint64_t window(const struct flow *flow)
 {
     uint64_t grown = load(&flow->window), ratio = load(&flow->ratio), fits;
     if (ratio == 0)
-        fits = grown = credit_share() * 1024 / RATIO_FEARED;
+        fits = grown = grants_share() * 1024 / RATIO_FEARED;
     else
         fits = room_kib(flow) * 1024 * RATIO_ONE / ratio;
     uint64_t least = load(&flow->quiet); /* so much led to nothing: as much again is no risk */
@@ -90,7 +91,7 @@ static uint64_t window(const struct flow *flow)
  * connection's share of that, be it as dear as any was of late. */
 static uint64_t spared(const struct flow *flow)
 {
-    uint64_t spare = credit_spare() * 1024, ratio = load(&flow->ratio), known = load(&dearest);
+    uint64_t spare = grants_spare() * 1024, ratio = load(&flow->ratio), known = load(&dearest);
     known = known ? known : RATIO_USUAL * RATIO_ONE;
     return spare * RATIO_ONE / (ratio > known ? ratio : known);
 }

@@ -33,7 +33,7 @@ void pacing_fell_short(struct flow *flow)
         mark_hungry(flow, true);
 }
 
-void pacing_forget(struct flow *flow)
+static void end(struct flow *flow)
 {
     if (flow_signs(flow) & FLOW_HUNGRY)
         mark_hungry(flow, false);
@@ -62,7 +62,7 @@ static void tell_kernel(int fd, struct flow *flow, uint64_t rate)
     errno = saved;
 }
 
-void pacing_adjust(int fd, struct flow *flow)
+static void bring_in_line(int fd, struct flow *flow)
 {
     if (flows_mode() & FLOWS_PACE)
         tell_kernel(fd, flow, rate_now());
@@ -71,7 +71,7 @@ void pacing_adjust(int fd, struct flow *flow)
 }
 
 /* Nobody knows yet what it wants: it starts with an even part. */
-void pacing_begin(int fd, struct flow *flow)
+static void begin(int fd, struct flow *flow)
 {
     uint64_t all = service_limit(LIMIT_SEND_RATE), conns = gauge_count(&service_self()->conns);
     uint64_t rate = rate_now(), even = all == LIMIT_OFF || conns == 0 ? UNPACED : all / conns;
@@ -133,3 +133,13 @@ void pacing_writes(int fd, struct flow *flow)
         tell_kernel(fd, flow, rate_now());
     }
 }
+
+static uint32_t mode(void)
+{
+    bool paced = service_limit(LIMIT_SEND_RATE) != LIMIT_OFF ||
+                 service_limit(LIMIT_CONN_SEND_RATE) != LIMIT_OFF;
+    return paced ? FLOWS_PACE : 0;
+}
+
+const struct flow_feature pacing_feature = {
+    .mode = mode, .begin = begin, .adjust = bring_in_line, .end = end};

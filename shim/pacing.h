@@ -18,9 +18,7 @@ void pacing_writes(int fd, struct flow *flow);
 /* After a write that came back short: it wants more than it gets. */
 void pacing_fell_short(struct flow *flow);
 
-/* The connection is new; limits changed; it is gone from this process. */
-void pacing_begin(int fd, struct flow *flow);
-void pacing_adjust(int fd, struct flow *flow);
-void pacing_forget(struct flow *flow);
+/* First rates for new connections; in line with the limits when those change. */
+extern const struct flow_feature pacing_feature;
 
 #endif

@@ -3,11 +3,8 @@
 
 #include "connections.h"
 #include "memory.h"
-#include "metering.h"
 #include "real.h"
-#include "slices.h"
 #include "spinlock.h"
-#include "stalls.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -141,12 +138,6 @@ void pausing_resume(struct flow *flow)
     resume(flow, 0, FLOW_SIGNS | FLOW_FALSE_SIGN);
 }
 
-void pausing_after_fork_in_child(void)
-{
-    spinlock_reset(&lock);
-    told_count = 0;
-}
-
 bool pausing_active(void)
 {
     return atomic_load_explicit(&withholding, memory_order_relaxed) != 0;
@@ -226,7 +217,7 @@ static void forget_watch(struct flow *flow)
     atomic_store(&flow->set, -1);
 }
 
-void pausing_forget(struct flow *flow)
+static void end(struct flow *flow)
 {
     forget_watch(flow);
 }
@@ -331,7 +322,7 @@ int pausing_control(int set, int operation, int fd, struct epoll_event *event)
 
 /* Connections that were told writable in this thread's last wait, and wrote nothing since, had
  * nothing to write: their sign was false. */
-static void doubt_signs(void)
+void pausing_new_turn(void)
 {
     for (unsigned i = 0; i < told_count; i++) {
         struct flow *flow = flow_at_slot(told[i]);
@@ -428,53 +419,9 @@ static int without_withheld(int set, struct epoll_event *events, int ready)
     return kept;
 }
 
-static int64_t shorter(int64_t left, int64_t slice)
+int pausing_filter(int set, struct epoll_event *events, int ready)
 {
-    return slice >= 0 && (left < 0 || slice < left) ? slice : left;
-}
-
-struct epoll_wait {
-    const struct epoll_call *call;
-    int64_t timeout_ns;
-};
-
-static int wait_in_epoll(void *argument)
-{
-    const struct epoll_wait *wait = argument;
-    return wait->call->wait(wait->call, wait->timeout_ns);
-}
-
-int pausing_wait(const struct epoll_call *call, int64_t timeout_ns)
-{
-    uint32_t mode = flows_mode_here();
-    if (!mode || call->events_max <= 0)
-        return call->wait(call, timeout_ns);
-    if (told_count)
-        doubt_signs();
-    metering_new_turn();
-    stalls_stir();
-    struct slices slices = slices_start(timeout_ns);
-    int ready;
-    for (;;) {
-        flows_attend();
-        int64_t left = slices_left(&slices), slice = shorter(left, flows_slice());
-        if (slice != left)
-            signals_hold(&slices.held);
-        slice = shorter(slice, stalls_slice());
-        struct epoll_call opened = *call;
-        opened.signals = signals_opened(&slices.held, call->signals);
-        struct epoll_wait wait = {&opened, slice};
-        int reported = ready = slices_wait(&slices, wait_in_epoll, &wait);
-        if (reported < 0)
-            break;
-        if ((pausing_active() || atomic_load(&rearmed)) && reported > 0)
-            ready = without_withheld(call->set, call->events, reported);
-        if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
-            break;
-        signals_hold(&slices.held);
-    }
-    slices_end(&slices);
-    return ready;
+    return pausing_active() || atomic_load(&rearmed) ? without_withheld(set, events, ready) : ready;
 }
 
 /* --- poll and select --- */
@@ -496,3 +443,32 @@ void pausing_told(int fd)
     if (flow)
         flow_sign(flow, FLOW_TOLD_WRITABLE, FLOW_PAUSE_COUNTED);
 }
+
+/* --- what flows do for it --- */
+
+static void adjust(int fd, struct flow *flow)
+{
+    (void)fd;
+    if (!(flows_mode() & FLOWS_PAUSE))
+        pausing_resume(flow);
+}
+
+static void forget(int fd, struct flow *flow, void *context)
+{
+    (void)fd;
+    (void)context;
+    forget_watch(flow);
+}
+
+/* The epoll sets are the parent's, too: what they report is not the child's to change. */
+static void after_fork_in_child(void)
+{
+    flows_each(forget, NULL);
+    spinlock_reset(&lock);
+    told_count = 0;
+}
+
+const struct flow_feature pausing_feature = {.end = end,
+                                             .adjust = adjust,
+                                             .let_go = pausing_resume,
+                                             .after_fork_in_child = after_fork_in_child};

@@ -16,15 +16,22 @@
 #define BACKPRESSURE_PAUSING_H
 
 #include "flows.h"
-#include "readiness.h"
 
 #include <sys/epoll.h>
 
 /* epoll_ctl(2) for an admitted connection, with its errors. */
 int pausing_control(int set, int operation, int fd, struct epoll_event *event);
 
-/* One of the epoll_wait family, without the readability that is withheld. */
-int pausing_wait(const struct epoll_call *call, int64_t timeout_ns);
+/* A wait of this thread begins: whoever was told in the last one that it could write, and did not,
+ * had nothing to write. */
+void pausing_new_turn(void);
+
+/* Takes out of what the kernel reported of `set` the readability that is withheld; returns how many
+ * events are left. */
+int pausing_filter(int set, struct epoll_event *events, int ready);
+
+/* Gives back what is withheld when pausing ends, and forgets who is gone. */
+extern const struct flow_feature pausing_feature;
 
 /* Before each write: whatever it comes to, the program made use of the room it was told of. */
 void pausing_writes(struct flow *flow);
@@ -49,11 +56,6 @@ bool pausing_active(void);
 
 /* Pausing ended: what is withheld from the program is given back. */
 void pausing_resume(struct flow *flow);
-
-void pausing_after_fork_in_child(void);
-
-/* The connection is gone from this process, or its events are none of its business any more. */
-void pausing_forget(struct flow *flow);
 
 /*
  * Before `fd` is closed. Its number may be another connection's the moment it is, and events are

@@ -166,7 +166,7 @@ struct epoll_wait {
     int64_t timeout_ns;
 };
 
-/* `wait` is pausing_wait, or the call's own where there is nothing to pause. */
+/* `wait` is flow_wait, or the call's own where there is nothing to pause. */
 static int wait_counted(struct watched_set *set, const struct epoll_call *call, int64_t timeout_ns,
                         int (*wait)(const struct epoll_call *call, int64_t timeout_ns))
 {
@@ -179,7 +179,7 @@ static int wait_counted(struct watched_set *set, const struct epoll_call *call, 
 static int wait_in_epoll(void *argument)
 {
     const struct epoll_wait *wait = argument;
-    return wait_counted(wait->set, &wait->call, wait->timeout_ns, pausing_wait);
+    return wait_counted(wait->set, &wait->call, wait->timeout_ns, flow_wait);
 }
 
 /* Leaving the wait: another thread that waits on this set must then be the one to watch. */
@@ -264,7 +264,7 @@ int readiness_wait(const struct epoll_call *call, int64_t timeout_ns)
 
     since_wait_begin();
     if (!set || !admission_active() || call->events_max <= 0)
-        return pausing_wait(call, timeout_ns);
+        return flow_wait(call, timeout_ns);
     uint64_t deadline_ns = slices_deadline(timeout_ns);
     if (!calm(set))
         return watch(set, call, timeout_ns, deadline_ns);

@@ -11,22 +11,14 @@
 #ifndef BACKPRESSURE_READINESS_H
 #define BACKPRESSURE_READINESS_H
 
-#include <signal.h>
+#include "flow_wait.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 
 /* epoll_ctl(2), with its errors. */
 int readiness_control(int set, int operation, int fd, struct epoll_event *event);
-
-/* One of the epoll_wait family: calls the kernel with a timeout in nanoseconds, or -1. */
-struct epoll_call {
-    int (*wait)(const struct epoll_call *call, int64_t timeout_ns);
-    int set;
-    struct epoll_event *events;
-    int events_max;
-    const sigset_t *signals;
-};
 
 /* Waits as epoll_wait(2) does, with its errors, and does not report listeners out of sight. */
 int readiness_wait(const struct epoll_call *call, int64_t timeout_ns);

@@ -61,3 +61,10 @@ void sojourn_wrote(struct flow *flow)
     else if (sojourn && !sojourn_watched())
         flows_work_out_anew();
 }
+
+static uint32_t mode(void)
+{
+    return concurrency_wanted() || sojourn_watched() ? FLOWS_TIME : 0;
+}
+
+const struct flow_feature sojourn_feature = {.mode = mode};

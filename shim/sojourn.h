@@ -15,6 +15,9 @@
 /* Whether bpctl looked of late. */
 bool sojourn_watched(void);
 
+/* Asks for times while a ceiling finds itself, or bpctl watches. */
+extern const struct flow_feature sojourn_feature;
+
 /* Input was read from the connection; output was written to it. */
 void sojourn_read(int fd, struct flow *flow);
 void sojourn_wrote(struct flow *flow);

@@ -141,8 +141,9 @@ bool stalls_check(int fd, struct flow *flow)
     return is_outstanding;
 }
 
-void stalls_adjust(struct flow *flow)
+static void adjust(int fd, struct flow *flow)
 {
+    (void)fd;
     uint64_t since = atomic_load(&flow->stood_since_ns);
     if (since != WAS_RESET)
         atomic_compare_exchange_strong(&flow->stood_since_ns, &since, 0);
@@ -195,8 +196,21 @@ int64_t stalls_until_look(void)
     return next > now + SLICE_LEAST_NS ? (int64_t)(next - now) : (int64_t)SLICE_LEAST_NS;
 }
 
-void stalls_after_fork_in_child(void)
+static void after_fork_in_child(void)
 {
     atomic_store(&look_next_ns, 0);
     atomic_store(&stirred, false);
 }
+
+static uint32_t mode(void)
+{
+    return service_limit(LIMIT_STALL) != LIMIT_OFF ? FLOWS_STALL : 0;
+}
+
+static void attend(void)
+{
+    stalls_attend();
+}
+
+const struct flow_feature stalls_feature = {
+    .mode = mode, .adjust = adjust, .attend = attend, .after_fork_in_child = after_fork_in_child};

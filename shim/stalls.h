@@ -57,9 +57,7 @@ static inline int64_t stalls_slice(void)
 /* Looks at one connection. True while output is outstanding on it; false too when it was reset. */
 bool stalls_check(int fd, struct flow *flow);
 
-/* After limits changed: time counts from now. */
-void stalls_adjust(struct flow *flow);
-
-void stalls_after_fork_in_child(void);
+/* Looks on each turn of a wait; after limits changed, time counts from now. */
+extern const struct flow_feature stalls_feature;
 
 #endif

@@ -1,19 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "wiring.h"
 
+#include "backstop.h"
 #include "connections.h"
 #include "credit.h"
 #include "descriptors.h"
 #include "flows.h"
+#include "grants.h"
 #include "listener_table.h"
 #include "listeners.h"
 #include "outbound.h"
+#include "pacing.h"
 #include "pausing.h"
 #include "processes.h"
 #include "readiness.h"
 #include "reading.h"
 #include "shedding.h"
 #include "sockdiag.h"
+#include "sojourn.h"
+#include "stalls.h"
 #include "waiting_room.h"
 #include "witness.h"
 
@@ -125,10 +130,10 @@ static const struct connection_features connection_features = {
     .begins = connection_begins,
     .closes = connection_closes,
     .ends = flows_end,
-    .shared = credit_shared,
-    .left = credit_left,
-    .freed = credit_closed,
-    .room = credit_room,
+    .shared = grants_shared,
+    .left = grants_left,
+    .freed = grants_closed,
+    .room = grants_room,
     .make_room = credit_reclaim,
     .room_made = readiness_room_made,
 };
@@ -169,6 +174,12 @@ void wiring_connect(void)
     descriptors_ask(adopt_connection);
     connections_serve(&connection_features);
     processes_tell(&processes_audience);
+    flows_take_part(&credit_feature);
+    flows_take_part(&pacing_feature);
+    flows_take_part(&stalls_feature);
+    flows_take_part(&backstop_feature);
+    flows_take_part(&pausing_feature);
+    flows_take_part(&sojourn_feature);
     flows_on_limits(pace_outbound);
     reading_on_reset(outbound_was_reset);
 }

@@ -66,7 +66,7 @@ static bool fell_short(int fd, struct flow *flow, size_t rest)
     bool more = credit_grow(fd, flow);
     if (!more && writing_carefully(flow))
         flow_sign(flow, FLOW_STANDING, 0);
-    flows_measure();
+    credit_measure();
     errno = saved;
     return more;
 }
@@ -148,7 +148,7 @@ static bool wait_for_room(int fd, struct flow *flow, struct patience *patience, 
 {
     uint64_t now = monotonic_ns();
     int timeout = flow_signs(flow) & FLOW_STARVED ? WAIT_MS : WAIT_LONG_MS;
-    int64_t slice = flows_slice();
+    int64_t slice = credit_slice();
     if (slice > 0 && slice / 1000000 < timeout)
         timeout = (int)(slice / 1000000) + 1;
     if (now >= patience->deadline_ns) {
