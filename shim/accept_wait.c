@@ -88,12 +88,12 @@ static bool wait_slice(struct accept_wait *wait, bool *watcher)
     slice = *watcher || admission_needs_attention_here() ? WATCHER_SLICE_NS : SLEEPER_SLICE_NS;
     if (slice > wait->deadline_ns - now)
         slice = wait->deadline_ns - now;
-    uint64_t rate_wait = connections_rate_wait();
+    uint64_t rate_wait = reservation_rate_wait();
     if (rate_wait && rate_wait < slice)
         slice = rate_wait;
     if (*watcher)
         admission_attend();
-    if (!service_active() || connections_room() == RESERVED)
+    if (!service_active() || reservation_room() == RESERVED)
         return true;
     if (sleep_for_room(&wait->held, seen, slice, wait->deadline_ns == ACCEPT_WAIT_FOREVER))
         return true;

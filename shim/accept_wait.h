@@ -6,17 +6,7 @@
 #ifndef BACKPRESSURE_ACCEPT_WAIT_H
 #define BACKPRESSURE_ACCEPT_WAIT_H
 
-#include "listeners.h"
-#include "signals.h"
-
-#define ACCEPT_WAIT_FOREVER UINT64_MAX
-
-struct accept_wait {
-    int fd;
-    struct listener *listener;
-    uint64_t deadline_ns; /* ACCEPT_WAIT_FOREVER without SO_RCVTIMEO */
-    struct held_signals held;
-};
+#include "accept_call.h"
 
 /* Until a slot may be free. False with errno set when the accept must end. */
 bool accept_wait_for_slot(struct accept_wait *wait);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Who is let in: what stands behind accept and accept4.
+ * Whether anybody is let in at a listener now, and whether the program sees it as ready.
  */
 #ifndef BACKPRESSURE_ADMISSION_H
 #define BACKPRESSURE_ADMISSION_H
@@ -12,16 +12,18 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-/*
- * accept4(2), with its errors, for a program whose ceilings may be reached: a blocking listener
- * then waits for a slot as it would wait for a client (EINTR, SO_RCVTIMEO and cancellation
- * included), a non-blocking one has nobody to accept (EAGAIN), or clients are refused, as
- * `when-full` says.
- */
-int admission_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
+/* What waits of the program do for listeners; async-signal-safe, errno is not kept. */
+struct admission_waits {
+    /* Puts back everything that is out of the program's sight. */
+    void (*show_everything)(void);
+    /* A non-blocking accept was told EAGAIN: where edges count, the next one must come. */
+    void (*hold)(int fd);
+    /* Reports the listener anew to a thread that waits for it. False when nobody does. */
+    bool (*report_again)(int fd);
+};
 
-/* The same for accept(2), which is left to be accept where a sandbox may know no accept4. */
-int admission_accept_plain(int fd, struct sockaddr *address, socklen_t *length);
+/* `waits` live for ever. Before a service is joined. */
+void admission_serve(const struct admission_waits *waits);
 
 /* Whether the program is to see this listener as ready, when the kernel says that it is. */
 bool admission_visible(struct listener *listener);
@@ -33,18 +35,15 @@ bool admission_lets_in(const struct listener *listener);
  */
 bool admission_all_visible(void);
 
-/*
- * What a wait makes of a listener that the kernel reports readable. Clients that the program's
- * accept would turn away are turned away here, so that it finds somebody when it was told that
- * there is somebody. To see whether one is to be turned away it may have to be accepted: then it
- * waits in the waiting room for the program's accept, which is reported all the same.
- */
-enum report {
-    REPORT_NOW,
-    REPORT_LATER,  /* somebody waits, for a slot or because enough were turned away at a time */
-    REPORT_NOBODY, /* they are gone */
-};
-enum report admission_screen(struct listener *listener, int fd);
+/* Under hold, at the ceiling: whether somebody is accepted all the same, to be parked or shed. */
+bool admission_takes_to_look_at(const struct listener *listener);
+
+/* Whether a client waits in the kernel's queue just now. A system call. */
+bool admission_client_waits(int fd);
+
+/* What struct admission_waits says of them. */
+void admission_hold(int fd);
+bool admission_report_again(int fd);
 
 /* Whether no listener whatever is visible now. */
 bool admission_shut(void);
@@ -81,8 +80,8 @@ void admission_before_sandbox(void);
 
 /*
  * Whether there is room, and nothing that admission_attend sees to: then a wait can go straight to
- * the kernel. Some fifty instructions; false now and then although it is calm, and while a limit
- * concerns bytes (flows_idle), which may leave no room for newcomers either.
+ * the kernel, unless a limit concerns bytes (flows_idle), which may leave no room for newcomers
+ * either. Some fifty instructions; false now and then although it is calm.
  */
 bool admission_calm(void);
 

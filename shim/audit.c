@@ -89,7 +89,7 @@ static uint32_t recount(struct counted what)
 {
     struct segment *segment = service.segment;
     /* Changes first, slots second: one that ends in between is counted twice, never not at all. */
-    uint32_t count = what.credit ? 0 : (uint32_t)connections_changing();
+    uint32_t count = what.credit ? 0 : (uint32_t)reservation_changing();
     uint32_t used = atomic_load(&segment->conns_used);
     for (uint32_t slot = 0; slot < used && slot < SEGMENT_CONNS; slot++)
         if (conn_phase(atomic_load(&segment->conn_state[slot])) != CONN_FREE &&
@@ -146,7 +146,7 @@ static void free_orphans(void)
         half_way[found].slot = slot;
         half_way[found++].state = state;
     }
-    if (found == 0 || connections_changing() > 0)
+    if (found == 0 || reservation_changing() > 0)
         return;
     for (uint32_t i = 0; i < found; i++)
         freed += connections_free_orphan(half_way[i].slot, half_way[i].state);

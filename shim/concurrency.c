@@ -33,7 +33,7 @@ static void follow(struct segment_concurrency *found, uint64_t limit, const stru
     if (change.worth_telling)
         tell(&change);
     if (change.raised) {
-        connections_room_made();
+        reservation_room_made();
     }
 }
 

@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "connections.h"
 
-#include "audit.h"
 #include "growth.h"
 #include "peers.h"
-#include "real.h"
-#include "reservation.h"
 #include "service.h"
 #include "sockdiag.h"
 #include "witness.h"
@@ -22,12 +19,6 @@
 static _Atomic uint16_t local_references[SEGMENT_CONNS];
 /* Children being spawned just now. */
 static _Atomic uint32_t spawning;
-
-void connections_room_made(void)
-{
-    segment_wake(service.segment, true);
-    connection_features->room_made();
-}
 
 /* The slot of a tracked descriptor, or NULL when it was freed since. */
 static struct segment_conn *open_slot(descriptor what)
@@ -113,7 +104,8 @@ static void note_freed(struct segment *segment)
     atomic_store_explicit(&segment->freed_ns, now, memory_order_relaxed);
 }
 
-/* Callers are between change_begins and change_ends. True when it was freed, and somebody was told.
+/* Callers are between reservation_change_begins and reservation_change_ends. True when it was
+ * freed, and somebody was told.
  */
 static bool free_slot(uint32_t slot, uint32_t state)
 {

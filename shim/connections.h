@@ -18,69 +18,9 @@
 #define BACKPRESSURE_CONNECTIONS_H
 
 #include "descriptors.h"
+#include "reservation.h"
 
 #include <sys/socket.h>
-
-enum reservation {
-    RESERVED,
-    RESERVATION_FULL,   /* conns or total-conns; or no credit for its output */
-    RESERVATION_RATE,   /* accept-rate */
-    RESERVATION_PAUSED, /* bpctl pause or drain */
-};
-
-/* Reserves a slot for a connection about to be accepted. Undone by commit or cancel. */
-enum reservation connections_reserve(void);
-void connections_cancel(void);
-
-/* Cancels, too, and leaves it to the caller to wake those who wait for a slot, by segment_wake. */
-void connections_cancel_quietly(void);
-
-/* Changes of slots that are under way in the service's processes. */
-uint64_t connections_changing(void);
-
-/* What connections_reserve would say now, reserving nothing. */
-enum reservation connections_room(void);
-
-/* Whether there certainly is, buffers aside. Cheaper; false also where accept-rate is to be asked.
- */
-bool connections_roomy(void);
-
-/* Nanoseconds until accept-rate allows the next connection; 0 when it does now. */
-uint64_t connections_rate_wait(void);
-
-/*
- * Whether the ceiling is reached by connections that are really open: not by slots which somebody
- * only reserved, nor by ones whose holder is dead. Looks at the kernel, at a bounded rate.
- */
-bool connections_full_for_certain(void);
-
-/*
- * What other rooms do for connections, since output has its own limits and waits their listeners.
- * Async-signal-safe; no lock is held; errno need not be kept.
- */
-struct connection_features {
-    /* This process has a first descriptor for the connection: accepted, or inherited. */
-    void (*begins)(int fd, uint32_t slot, uint32_t generation, int family, bool inherited);
-    /* It is about to close `fd`; and it has no descriptor for it any more. */
-    void (*closes)(int fd, descriptor what);
-    void (*ends)(uint32_t slot, uint32_t generation);
-    /* One more process holds it; one holds it no longer; nobody does, and its slot is to be free.
-     */
-    void (*shared)(uint32_t slot, uint32_t process);
-    void (*left)(uint32_t slot, uint32_t process);
-    void (*freed)(uint32_t slot);
-    /* Whether there is room for what one more would have queued; and makes some. */
-    bool (*room)(void);
-    void (*make_room)(void);
-    /* A slot may be free. */
-    void (*room_made)(void);
-};
-
-/* A ceiling was raised: tells everybody who waits, in all processes. */
-void connections_room_made(void);
-
-/* Every member is set; `features` live for ever. Before a service is joined. */
-void connections_serve(const struct connection_features *features);
 
 /* Fills the reserved slot with the accepted `fd`, and tracks it. `auditable`: sock_diag lists it.
  */

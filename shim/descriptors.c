@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "descriptors.h"
 
-#include "kept.h"
 #include "real.h"
 #include "service.h"
 
@@ -21,6 +20,7 @@ _Atomic uint64_t descriptor_table[DESCRIPTORS_MAX];
 _Atomic uint64_t descriptors_withheld[DESCRIPTORS_MAX / DESCRIPTORS_PER_WORD];
 _Atomic int descriptors_withheld_end;
 static _Atomic int table_end;
+static _Atomic int staying = -1;
 static const struct descriptor_operations *served[16]; /* any value that four bits can have */
 static bool (*adopters[ADOPTERS])(int fd);
 
@@ -55,6 +55,15 @@ int descriptors_kernel_end(void)
 void descriptors_serve(enum descriptor_kind kind, const struct descriptor_operations *operations)
 {
     served[kind] = operations;
+}
+
+void descriptors_stays(int fd)
+{
+    atomic_store(&staying, fd);
+    /* Not by descriptor_put: nobody who goes through the program's descriptors needs to come here.
+     */
+    if (fd >= 0 && fd < DESCRIPTORS_MAX)
+        atomic_store(&descriptor_table[fd], descriptor_make(DESCRIPTOR_SEGMENT, 0, 0));
 }
 
 void descriptors_ask(bool (*adopts)(int fd))
@@ -187,7 +196,7 @@ int descriptors_close_range(unsigned first, unsigned last,
                             int (*close_real)(unsigned first, unsigned last, void *context),
                             void *context)
 {
-    unsigned end = (unsigned)descriptors_end(), kept = (unsigned)kept_number();
+    unsigned end = (unsigned)descriptors_end(), kept = (unsigned)atomic_load(&staying);
     if (in_vfork_child || !service_active())
         return close_real(first, last, context);
     for (unsigned fd = first; fd < end && fd <= last; fd++)
@@ -232,8 +241,8 @@ int descriptor_dup2(int from, int to, int (*dup_real)(int, int, void *), void *c
     if (from == to || in_vfork_child || !service_active() ||
         (!descriptor_at(from) && !descriptor_at(to)))
         return dup_real(from, to, context);
-    if (descriptor_kind(descriptor_at(to)) == DESCRIPTOR_SEGMENT)
-        kept_move();
+    if (operations_of(descriptor_at(to))->steps_aside)
+        operations_of(descriptor_at(to))->steps_aside();
     descriptor what = depart(to, &departure);
     int result = dup_real(from, to, context);
     int saved = errno;

@@ -100,9 +100,17 @@ struct descriptor_operations {
     void (*departing)(int fd, descriptor what, struct departure *departure);
     void (*departed)(int fd, descriptor what, const struct departure *departure);
     void (*stays)(const struct departure *departure);
+    /* The program takes its number, which the program does not know of: it moves elsewhere. */
+    void (*steps_aside)(void);
     /* It goes out in a message: anybody may hold it from now on, or the message itself. */
     void (*passed)(descriptor what);
 };
+
+/*
+ * Puts one of the shim's own at `fd` which the program's closing of numbers and ranges leaves open,
+ * and its dup2 onto that number moves. There is one at most. -1: there is none any more.
+ */
+void descriptors_stays(int fd);
 
 /* Which room serves a kind; `operations` live for ever. Before the program runs. */
 void descriptors_serve(enum descriptor_kind kind, const struct descriptor_operations *operations);

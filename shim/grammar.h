@@ -6,7 +6,7 @@
 #ifndef BACKPRESSURE_GRAMMAR_H
 #define BACKPRESSURE_GRAMMAR_H
 
-#include "limits.h"
+#include "limit.h"
 
 #define AUTO_MOST 60000
 #define AUTO_LEAST                                                                                 \

@@ -10,7 +10,7 @@
 #ifndef BACKPRESSURE_GROWTH_H
 #define BACKPRESSURE_GROWTH_H
 
-#include "segment.h"
+#include "layout.h"
 
 /* Makes sure that `length` bytes of a mapped file exist, changing none. False when they cannot be
  * had. A system call, or one for each page. */

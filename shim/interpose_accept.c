@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "accepting.h"
 #include "admission.h"
 #include "backstop.h"
 #include "credit.h"
@@ -11,13 +12,13 @@
 
 INTERPOSE int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict length)
 {
-    return admission_accept_plain(fd, address, length);
+    return accepting_accept_plain(fd, address, length);
 }
 
 INTERPOSE int accept4(int fd, struct sockaddr *restrict address, socklen_t *restrict length,
                       int flags)
 {
-    return admission_accept(fd, address, length, flags);
+    return accepting_accept(fd, address, length, flags);
 }
 
 INTERPOSE int listen(int fd, int backlog)

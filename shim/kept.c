@@ -55,10 +55,7 @@ static void keep(int fd)
         kernel_call(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC);
     moved = moved >= 0 ? moved : fd;
     descriptor_put(moved, 0); /* the trace of an unseen close, if there is one */
-    /* Not by descriptor_put: nobody who goes through the program's descriptors needs to come here.
-     */
-    if (moved < DESCRIPTORS_MAX)
-        atomic_store(&descriptor_table[moved], descriptor_make(DESCRIPTOR_SEGMENT, 0, 0));
+    descriptors_stays(moved);
     atomic_store(&kept, moved);
 }
 
@@ -110,6 +107,7 @@ int kept_descriptor(void)
         if (fd >= 0 && descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_SEGMENT)
             descriptor_take(fd);
         atomic_store(&kept, -1);
+        descriptors_stays(-1);
         fd = kept_open();
         if (fd >= 0)
             keep(fd);
@@ -125,6 +123,7 @@ void kept_move(void)
     int fd = is_ours(before) ? (int)kernel_call(SYS_fcntl, before, F_DUPFD_CLOEXEC, 0) : -1;
     descriptor_take(before);
     atomic_store(&kept, -1);
+    descriptors_stays(-1);
     if (fd >= 0)
         keep(fd);
 }

@@ -186,8 +186,9 @@ __attribute__((constructor(101))) static void start(void)
     int saved = errno;
     real_bind();
     wiring_connect();
-    service_start();
+    int file = service_start();
     if (service_active()) {
+        kept_start(file);
         guard_install();
         bool was_here_before_exec = processes_enter();
         outbound_start();

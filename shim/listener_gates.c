@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The gates of listeners: the second half of listeners.h. */
+#include "listener_gates.h"
+
 #include "descriptors.h"
 #include "flood.h"
 #include "gate.h"
 #include "lateness.h"
-#include "listeners.h"
 #include "real.h"
 #include "service.h"
 
@@ -98,7 +98,7 @@ static bool any_stands(void)
     return false;
 }
 
-void listeners_gate(bool room)
+void listener_gates_follow(bool room)
 {
     struct segment *segment = service.segment;
     if (!service_active() || listeners_count() == 0)
@@ -106,7 +106,7 @@ void listeners_gate(bool room)
     bool flooded = flood_under_way();
     bool all = !room && (flooded || segment_limit(segment, LIMIT_QUEUE) == 0 ||
                          atomic_load(&segment->admission) != ADMISSION_OPEN);
-    if (all ? all_gated() : !flooded && !listeners_gated() && !any_stands())
+    if (all ? all_gated() : !flooded && !listener_gates_shut() && !any_stands())
         return;
     int saved = errno;
     for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
@@ -121,7 +121,7 @@ void listeners_gate(bool room)
     errno = saved;
 }
 
-bool listeners_gated(void)
+bool listener_gates_shut(void)
 {
     for (uint32_t i = 0; i < listeners_count(); i++) {
         struct listener *listener = listeners_number(i);
@@ -135,7 +135,7 @@ bool listeners_gated(void)
     return false;
 }
 
-void listeners_open_gates(void)
+void listener_gates_open(void)
 {
     int saved = errno;
     for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
@@ -146,7 +146,7 @@ void listeners_open_gates(void)
     errno = saved;
 }
 
-void listeners_release(void)
+void listener_gates_release(void)
 {
     for (int fd = -1; (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
         struct listener *listener = listeners_tracked(fd);
@@ -159,7 +159,7 @@ void listeners_release(void)
     }
 }
 
-void listeners_ungate_accepted(const struct listener *listener, int fd)
+void listener_gates_ungate_accepted(const struct listener *listener, int fd)
 {
     int saved = errno;
     if (listener->shared && atomic_load(&listener->shared->gated_once))

@@ -2,17 +2,12 @@
 #include "listeners.h"
 
 #include "address.h"
-#include "connections.h"
 #include "descriptors.h"
 #include "due.h"
-#include "lateness.h"
 #include "listener_table.h"
 #include "processes.h"
-#include "readiness.h"
 #include "real.h"
-#include "service.h"
 #include "sockdiag.h"
-#include "waiting_room.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -242,6 +237,13 @@ struct listener *listeners_at(int fd)
     return listener;
 }
 
+static const struct listeners_audience *audience;
+
+void listeners_tell(const struct listeners_audience *wanted)
+{
+    audience = wanted;
+}
+
 void listeners_retain(uint32_t index)
 {
     if (index < LISTENERS_MAX)
@@ -250,7 +252,8 @@ void listeners_retain(uint32_t index)
 
 void listeners_closed(int fd, uint32_t index)
 {
-    readiness_listener_closed(fd);
+    if (audience)
+        audience->descriptor_closed(fd);
     if (index >= LISTENERS_MAX)
         return;
     struct listener *listener = &listeners[index];
@@ -261,7 +264,8 @@ void listeners_closed(int fd, uint32_t index)
     if (atomic_fetch_sub(&listener->references, 1) != 1)
         return;
     listener_table_leave(shared);
-    waiting_room_close(index);
+    if (audience)
+        audience->closed(index);
 }
 
 void listeners_after_fork_in_child(void)
@@ -373,8 +377,9 @@ static uint64_t configuration_now(void)
            atomic_load_explicit(&segment->admission, memory_order_relaxed);
 }
 
-/* listeners_gated and lateness_stands ask the same of each; in one pass, since every wait comes
- * here. */
+/* What listener_gates_shut and lateness_stands ask of each; in one pass, since every wait comes
+ * here.
+ */
 static bool ungated_and_calm(const struct listener *listener)
 {
     return !atomic_load_explicit(&listener->shared->gated, memory_order_relaxed) &&
@@ -394,18 +399,15 @@ bool listeners_calm(void)
     return true;
 }
 
-static void note_single_clients(void)
+static void note_single_clients(bool concerned)
 {
-    uint32_t bit = lateness_target() != LIMIT_OFF ||
-                           segment_limit(service.segment, LIMIT_PEER_CONNS) != LIMIT_OFF
-                       ? SINGLE_CLIENTS
-                       : 0;
+    uint32_t bit = concerned ? SINGLE_CLIENTS : 0;
     uint32_t seen = atomic_load(&reasons);
     while (!atomic_compare_exchange_weak(&reasons, &seen, (seen & ~SINGLE_CLIENTS) | bit))
         ;
 }
 
-void listeners_refresh(void)
+void listeners_refresh(bool (*single_clients_concerned)(void))
 {
     struct segment *segment = service.segment;
     uint64_t configuration = configuration_now();
@@ -416,7 +418,7 @@ void listeners_refresh(void)
         return;
     int saved = errno;
     bool changed = before != UINT64_MAX;
-    note_single_clients();
+    note_single_clients(single_clients_concerned());
     for (int fd = -1; changed && (fd = descriptors_next_withheld(fd + 1)) >= 0;) {
         struct listener *listener = listeners_tracked(fd);
         if (!listener)
@@ -427,6 +429,5 @@ void listeners_refresh(void)
         if (bounded || listener->asked_backlog >= 0)
             kernel_call(SYS_listen, fd, segment_backlog(segment, listener->asked_backlog));
     }
-    listeners_gate(connections_room() == RESERVED);
     errno = saved;
 }

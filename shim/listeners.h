@@ -77,6 +77,16 @@ bool listeners_refused_lately(const struct listener *listener);
 /* Whether this process has any. */
 bool listeners_exist(void);
 
+/* Who hears of listeners that are closed; async-signal-safe. */
+struct listeners_audience {
+    /* One descriptor of it was; and its last one in this process. */
+    void (*descriptor_closed)(int fd);
+    void (*closed)(uint32_t index);
+};
+
+/* `audience` lives for ever. Before a service is joined. */
+void listeners_tell(const struct listeners_audience *audience);
+
 void listeners_retain(uint32_t index);
 void listeners_closed(int fd, uint32_t index);
 
@@ -93,27 +103,15 @@ static inline void listeners_make_known(struct listener *listener, int fd)
 /* After setsockopt set the SOL_SOCKET option `name`. */
 void listeners_option_set(int fd, int name);
 
-/* Brings backlogs and gates in line when limits changed since the last call: one load if not. */
-void listeners_refresh(void);
+/*
+ * Brings backlogs in line when limits changed since the last call: one load if not. Asks then
+ * whether limits concern single clients, so that not all are welcome though there are slots.
+ */
+void listeners_refresh(bool (*single_clients_concerned)(void));
 
 /* Whether nothing is to be brought in line, no gate is shut, no queue stands, and nobody is held.
  */
 bool listeners_calm(void);
-
-/* While queue=0 or a pause is in force: lets no SYN in, or lets them in again, as there is room. */
-void listeners_gate(bool room);
-
-/* Whether one of this process's listeners is gated, so that somebody must come back to open it. */
-bool listeners_gated(void);
-
-/* Opens the gates that this process knows of, whatever they were shut for. */
-void listeners_open_gates(void);
-
-/* The shim lets go: gates are opened, and backlogs are what the program asked for. */
-void listeners_release(void);
-
-/* A socket accepted from a gated listener may have inherited the filter. */
-void listeners_ungate_accepted(const struct listener *listener, int fd);
 
 /* Whether a gate may be put on it: nobody's on what has a filter of its own. */
 static inline bool listeners_can_be_gated(const struct listener *listener)

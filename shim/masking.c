@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "masking.h"
 
+#include "accepting.h"
 #include "admission.h"
 #include "credit.h"
 #include "descriptors.h"
@@ -46,7 +47,7 @@ static bool masked(int fd)
 static bool withheld(int fd)
 {
     struct listener *listener = listeners_tracked(fd);
-    return listener && admission_screen(listener, fd) != REPORT_NOW;
+    return listener && accepting_screen(listener, fd) != REPORT_NOW;
 }
 
 static bool pending(int fd)
@@ -111,7 +112,7 @@ static void *memory_for(size_t size)
 /* Nothing is out of sight, and there is nothing to come back for. */
 static bool calm(void)
 {
-    return !readiness_hidden() && admission_calm();
+    return !readiness_hidden() && flows_idle() && admission_calm();
 }
 
 /* --- poll --- */

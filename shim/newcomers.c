@@ -6,6 +6,7 @@
 #include "due.h"
 #include "flood.h"
 #include "lateness.h"
+#include "listener_gates.h"
 #include "peers.h"
 #include "real.h"
 #include "service.h"
@@ -62,7 +63,7 @@ static void refuse_parked_at(uint32_t index)
 
 void newcomers_attend(void)
 {
-    enum reservation room = connections_room();
+    enum reservation room = reservation_room();
     uint64_t target = lateness_target();
     bool holds = newcomers_when_full() == WHEN_FULL_HOLD || room != RESERVATION_FULL;
     if (room == RESERVED || (holds && target == LIMIT_OFF))
@@ -98,7 +99,7 @@ static void hand_out_parked(const struct admission *admission, int fd)
     if (kernel_call(SYS_getpeername, fd, &from, &length) < 0)
         length = 0; /* the client has gone; accept(2) hands such connections out, too */
     hand_out_address(admission, &from, length);
-    listeners_ungate_accepted(admission->wait.listener, fd);
+    listener_gates_ungate_accepted(admission->wait.listener, fd);
 }
 
 int newcomers_admit_parked(const struct admission *admission)
@@ -172,10 +173,10 @@ static int promise(struct admission *admission, int fd, struct peer_key key, enu
 void newcomers_give_slot_back(struct admission *admission)
 {
     if (!admission->blocking) {
-        connections_cancel();
+        reservation_cancel();
         return;
     }
-    connections_cancel_quietly();
+    reservation_cancel_quietly();
     admission->owes_wake = true;
 }
 
@@ -269,7 +270,7 @@ static int hand_out_exempt(struct admission *admission, int fd, const struct soc
     service_count(COUNTER_EXEMPTED, 1);
     if (admission->screening)
         return promise(admission, fd, (struct peer_key){{0}}, GUEST_EXEMPT);
-    listeners_ungate_accepted(admission->wait.listener, fd);
+    listener_gates_ungate_accepted(admission->wait.listener, fd);
     descriptor_put(fd, 0);
     hand_out_address(admission, from, length);
     return fd;
@@ -306,10 +307,10 @@ int newcomers_take(struct admission *admission, bool reserved)
         return turn_away_peer(admission, fd, key, client.waited_ns);
     if (admission->screening) {
         peers_cancel(peer);
-        connections_cancel_quietly();
+        reservation_cancel_quietly();
         return promise(admission, fd, key, GUEST_PROMISED);
     }
-    listeners_ungate_accepted(listener, fd);
+    listener_gates_ungate_accepted(listener, fd);
     connections_commit(fd, listener->family, listener->auditable, peer);
     hand_out_address(admission, &from, length);
     return fd;

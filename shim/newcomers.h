@@ -5,35 +5,12 @@
 #ifndef BACKPRESSURE_NEWCOMERS_H
 #define BACKPRESSURE_NEWCOMERS_H
 
-#include "accept_wait.h"
+#include "accept_call.h"
 #include "limits.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
-
-/* One accept of the program's, or one look at who waits before the program is told of it. */
-struct admission {
-    struct accept_wait wait;
-    int flags;
-    bool plain; /* the program called accept, not accept4 */
-    struct sockaddr *address;
-    socklen_t *length;
-    bool blocking;
-    bool screening; /* whoever is welcome waits in the waiting room for the program's accept */
-    bool owes_wake; /* a slot was given back, and nobody was told */
-    unsigned refusals;
-    uint64_t billed_ns; /* processor time when refusals were billed last */
-};
-
-/* What one attempt came to, besides a descriptor, or -1 with errno. */
-enum {
-    TRY_AGAIN = -2,     /* somebody was turned away */
-    MUST_WAIT = -3,     /* there is no slot */
-    NOBODY = -4,        /* no client waits */
-    PROMISED = -5,      /* the program's next accept finds somebody in the waiting room */
-    LEFT_TO_WAITS = -6, /* a thread that waits for the listener refuses who is there */
-};
 
 /* Whether somebody comes back for those who are made to linger: see shedding.h. */
 bool newcomers_attended(const struct admission *admission);

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "peers.h"
 
-#include "audit.h"
 #include "growth.h"
 #include "processes.h"
 #include "real.h"
-#include "service.h"
 
 #include <netinet/in.h>
 #include <string.h>
@@ -15,6 +13,13 @@
 #define PEER_PROBES 256
 #define YIELDS 16 /* then the holder of the lock was preempted */
 #define NAP_NS 100000
+
+static void (*verify_count)(uint32_t peer, bool all);
+
+void peers_verify_by(void (*verify)(uint32_t peer, bool all))
+{
+    verify_count = verify;
+}
 
 struct peer_key peers_key(const struct sockaddr_storage *address)
 {
@@ -201,8 +206,7 @@ bool peers_reserve(struct peer_key key, bool certain, uint32_t *peer)
     if (result == PEER_ABSENT)
         result = take_new(key, ceiling, peer);
     if (result == PEER_FULL && certain) {
-        audit_run();
-        audit_peer(*peer - 1);
+        verify_count(*peer - 1, true);
         result = peer_take(key, ceiling, peer);
     }
     if (result != PEER_TAKEN)
@@ -229,7 +233,7 @@ bool peers_have_room(struct peer_key key)
         if (count > 0 && peer_is(peer, key)) {
             if (count < ceiling)
                 return true;
-            audit_peer((start + i) % SEGMENT_PEERS);
+            verify_count((start + i) % SEGMENT_PEERS, false);
             return peer_count(atomic_load(&peer->conns.word)) < ceiling;
         }
     }

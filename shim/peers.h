@@ -13,6 +13,10 @@
 struct peer_key {
     uint64_t word[2];
 };
+/* Who compares a count that says no with the kernel, when that is due: the entry's index, and
+ * whether what frees places of all entries is due, too. Before a service is joined. */
+void peers_verify_by(void (*verify)(uint32_t peer, bool all));
+
 struct peer_key peers_key(const struct sockaddr_storage *address);
 
 /*

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "readiness.h"
 
+#include "accepting.h"
 #include "admission.h"
 #include "connections.h"
 #include "descriptors.h"
+#include "flows.h"
 #include "interests.h"
 #include "listeners.h"
 #include "memory.h"
@@ -111,7 +113,7 @@ static int without_hidden(struct watched_set *set, struct epoll_event *events, i
     int count = listeners_among(set, events, ready, found);
     for (int i = 0; i < count; i++) {
         struct listener *listener = listeners_tracked(found[i].fd);
-        enum report report = listener ? admission_screen(listener, found[i].fd) : REPORT_NOW;
+        enum report report = listener ? accepting_screen(listener, found[i].fd) : REPORT_NOW;
         if (report == REPORT_NOW)
             continue;
         withhold(set, found[i].fd, report);
@@ -242,7 +244,7 @@ static int wait_watching(struct watched_set *set, const struct epoll_call *call,
 static bool calm(const struct watched_set *set)
 {
     return !atomic_load_explicit(&set->hidden, memory_order_relaxed) && !set->nests &&
-           admission_calm();
+           flows_idle() && admission_calm();
 }
 
 /* With care, and again and again. Not inlined: what is calm shall not pay for its registers. */

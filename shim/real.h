@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -135,7 +136,7 @@ extern INTERNAL long (*_Atomic real_kernel)(long number, ...);
          ? atomic_load_explicit(&real_kernel, memory_order_relaxed)(__VA_ARGS__)                   \
          : (real_bind(), real_kernel)(__VA_ARGS__))
 
-/* From now on kernel_call asks sandbox_allows first. */
-void real_enter_sandbox(void);
+/* From now on kernel_call asks first whether a call is allowed; it fails with EPERM if not. */
+void real_enter_sandbox(bool (*allows)(long number, const long argument[6]));
 
 #endif

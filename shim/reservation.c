@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "reservation.h"
 
-#include "audit.h"
-#include "connections.h"
 #include "policy/token_bucket.h"
 #include "service.h"
 
@@ -10,7 +8,7 @@
 
 const struct connection_features *connection_features;
 
-void connections_serve(const struct connection_features *wanted)
+void reservation_serve(const struct connection_features *wanted)
 {
     connection_features = wanted;
 }
@@ -25,7 +23,7 @@ void reservation_change_ends(void)
     atomic_fetch_sub(&service_self()->pending, 1);
 }
 
-uint64_t connections_changing(void)
+uint64_t reservation_changing(void)
 {
     const struct segment *segment = service.segment;
     uint32_t used = atomic_load(&segment->processes_used);
@@ -44,7 +42,7 @@ static struct token_bucket rate_bucket(uint64_t limit)
                                  .burst = (uint32_t)limit};
 }
 
-uint64_t connections_rate_wait(void)
+uint64_t reservation_rate_wait(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
     if (limit == LIMIT_OFF)
@@ -92,22 +90,22 @@ static bool below_ceilings(void)
            gauge_count(&service_self()->conns) < own_ceiling();
 }
 
-bool connections_roomy(void)
+bool reservation_roomy(void)
 {
     return open_to_all() && below_ceilings() &&
            segment_limit(service.segment, LIMIT_ACCEPT_RATE) == LIMIT_OFF;
 }
 
-enum reservation connections_room(void)
+enum reservation reservation_room(void)
 {
     if (!open_to_all())
         return RESERVATION_PAUSED;
     if (!below_ceilings() || !connection_features->room())
         return RESERVATION_FULL;
-    return connections_rate_wait() ? RESERVATION_RATE : RESERVED;
+    return reservation_rate_wait() ? RESERVATION_RATE : RESERVED;
 }
 
-enum reservation connections_reserve(void)
+enum reservation reservation_make(void)
 {
     struct segment *segment = service.segment;
     struct segment_process *self = service_self();
@@ -137,7 +135,7 @@ enum reservation connections_reserve(void)
     return RESERVED;
 }
 
-void connections_cancel_quietly(void)
+void reservation_cancel_quietly(void)
 {
     if (!service_active())
         return;
@@ -147,11 +145,11 @@ void connections_cancel_quietly(void)
     reservation_change_ends();
 }
 
-void connections_cancel(void)
+void reservation_cancel(void)
 {
     if (!service_active())
         return;
-    connections_cancel_quietly();
+    reservation_cancel_quietly();
     /* Whoever was turned away by this reservation may have the slot now. */
     segment_wake(service.segment, false);
 }
@@ -162,14 +160,30 @@ static bool reached(const struct gauge *gauge, uint64_t reserved, uint64_t ceili
     return count >= reserved && count - reserved >= ceiling;
 }
 
-bool connections_full_for_certain(void)
+void reservation_room_made(void)
+{
+    segment_wake(service.segment, true);
+    connection_features->room_made();
+}
+
+void reservation_attend(void)
+{
+    connection_features->attend();
+}
+
+void reservation_make_room(void)
+{
+    if (!connection_features->room())
+        connection_features->make_room();
+}
+
+bool reservation_full_for_certain(void)
 {
     struct segment *segment = service.segment;
 
-    audit_run();
-    if (!connection_features->room())
-        connection_features->make_room();
-    return reached(&segment->conns, connections_changing(), total_ceiling()) ||
+    connection_features->verify();
+    reservation_make_room();
+    return reached(&segment->conns, reservation_changing(), total_ceiling()) ||
            reached(&service_self()->conns, atomic_load(&service_self()->pending), own_ceiling()) ||
            !connection_features->room();
 }

@@ -347,7 +347,7 @@ uint32_t sandbox_close(void)
     clock_source(CLOCK_MONOTONIC, &closed_at[0]);
     clock_source(CLOCK_REALTIME, &closed_at[1]);
     uint32_t ticket = atomic_fetch_add(&filters_end, 1);
-    real_enter_sandbox();
+    real_enter_sandbox(sandbox_allows);
     clock_source = clock_in_sandbox;
     return ticket;
 }

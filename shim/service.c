@@ -2,7 +2,6 @@
 #include "service.h"
 
 #include "joining.h"
-#include "kept.h"
 #include "libc.h"
 #include "liveness.h"
 #include "real.h"
@@ -111,7 +110,7 @@ static bool in_other_network(const struct segment *segment)
            (uint64_t)status.st_ino != atomic_load(&segment->network);
 }
 
-void service_start(void)
+int service_start(void)
 {
     static struct limits_source source;
     static struct limits defaults;
@@ -119,20 +118,20 @@ void service_start(void)
     const char *given = libc_secure_getenv("BACKPRESSURE");
 
     if (!given)
-        return;
+        return -1;
     limits_defaults(&defaults);
     limits_source_init(&source, &defaults);
     if (!limits_take_words(&source, given, true)) {
         /* What follows the mistake was not read: strict counts wherever it stands. */
         give_up(strstr(given, "strict=on") != NULL, EXIT_USAGE, "BACKPRESSURE: ", source.error);
-        return;
+        return -1;
     }
     if (!source.name[0])
         default_name(source.name);
     struct joined joined;
     if (segment_join(source.name, &source.limits, &joined, why, sizeof why) != SEGMENT_OK) {
         give_up(source.limits.value[LIMIT_STRICT] == 1, EXIT_CANNOT_WORK, "cannot work: ", why);
-        return;
+        return -1;
     }
     uint32_t not_said = 0;
     service.segment = joined.segment;
@@ -140,11 +139,11 @@ void service_start(void)
     service.pid_namespace = liveness_own_namespace();
     service.started = liveness_own_start();
     service.foreign_network = in_other_network(joined.segment);
-    kept_start(joined.fd);
     atomic_store(&service.active, true);
     setenv(NAME_VARIABLE, source.name, 1);
     if (joined.created)
         service_event(EVENT_STARTED, 0, given);
     if (joined.found && atomic_compare_exchange_strong(&joined.segment->name_lost, &not_said, 1))
         service_say_name_is_lost();
+    return joined.fd;
 }

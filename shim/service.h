@@ -59,8 +59,9 @@ static inline uint64_t service_limit(enum limit_key key)
 /* Records an event of this process. */
 void service_event(enum event_kind kind, uint64_t amount, const char *text);
 
-/* Joins the service that the environment names; on failure says so in one line and stays off. */
-void service_start(void);
+/* Joins the service that the environment names; on failure says so in one line and stays off.
+ * Returns the descriptor of the segment's file, which the caller keeps, or -1. */
+int service_start(void);
 
 /*
  * Lets go of a segment that was damaged: private zeroes take its place, so that every later access

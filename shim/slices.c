@@ -75,7 +75,7 @@ int64_t slices_next(struct slices *slices, int64_t left)
         signals_hold(&slices->held);
     }
     int64_t slice = slice_length(slices->turn++);
-    uint64_t rate_wait = connections_rate_wait();
+    uint64_t rate_wait = reservation_rate_wait();
     if (rate_wait && rate_wait < (uint64_t)slice)
         slice = (int64_t)rate_wait;
     return left >= 0 && left < slice ? left : slice;

@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "wiring.h"
 
+#include "admission.h"
+#include "audit.h"
 #include "backstop.h"
 #include "connections.h"
 #include "credit.h"
 #include "descriptors.h"
 #include "flows.h"
 #include "grants.h"
+#include "kept.h"
 #include "listener_table.h"
 #include "listeners.h"
 #include "outbound.h"
 #include "pacing.h"
 #include "pausing.h"
+#include "peers.h"
 #include "processes.h"
 #include "readiness.h"
 #include "reading.h"
@@ -98,6 +102,8 @@ static void own_departed(int fd, descriptor what, const struct departure *depart
 
 static const struct descriptor_operations own_operations = {.departed = own_departed};
 
+static const struct descriptor_operations segment_operations = {.steps_aside = kept_move};
+
 static bool adopt_listener(int fd)
 {
     return listeners_learn(fd);
@@ -126,7 +132,7 @@ static void connection_closes(int fd, descriptor what)
         pausing_closes(fd, flow);
 }
 
-static const struct connection_features connection_features = {
+static const struct connection_features features = {
     .begins = connection_begins,
     .closes = connection_closes,
     .ends = flows_end,
@@ -136,6 +142,28 @@ static const struct connection_features connection_features = {
     .room = grants_room,
     .make_room = credit_reclaim,
     .room_made = readiness_room_made,
+    .attend = flows_attend,
+    .verify = audit_run,
+};
+
+static void verify_peer(uint32_t peer, bool all)
+{
+    if (all)
+        audit_run();
+    audit_peer(peer);
+}
+
+/* --- what is done for listeners --- */
+
+static const struct listeners_audience listeners_audience = {
+    .descriptor_closed = readiness_listener_closed,
+    .closed = waiting_room_close,
+};
+
+static const struct admission_waits admission_waits = {
+    .show_everything = readiness_show_everything,
+    .hold = readiness_hold,
+    .report_again = readiness_report_again,
 };
 
 /* --- what is done for processes --- */
@@ -172,7 +200,11 @@ void wiring_connect(void)
     descriptors_serve(DESCRIPTOR_OWN, &own_operations);
     descriptors_ask(adopt_listener);
     descriptors_ask(adopt_connection);
-    connections_serve(&connection_features);
+    descriptors_serve(DESCRIPTOR_SEGMENT, &segment_operations);
+    reservation_serve(&features);
+    peers_verify_by(verify_peer);
+    listeners_tell(&listeners_audience);
+    admission_serve(&admission_waits);
     processes_tell(&processes_audience);
     flows_take_part(&credit_feature);
     flows_take_part(&pacing_feature);

@@ -60,7 +60,7 @@ proctype process(byte me)
     byte slot, round, mine_generation;
     bool got;
     for (round : 1 .. ROUNDS) {
-        /* connections_reserve */
+        /* reservation_make */
         pending[me]++;
         MAY_CRASH;
         atomic {

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "../../shim/grammar.h"
+#include "../../shim/limits.h"
 
 static struct limits_source source;
 

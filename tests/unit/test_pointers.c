@@ -538,7 +538,8 @@ static long accept_constant(int fd)
 
 static long accept_nobody(int fd)
 {
-    return accept(fd, (struct sockaddr *)nothing, (socklen_t *)nothing);
+    socklen_t *no_length = (socklen_t *)(nothing + sizeof(struct sockaddr_storage));
+    return accept(fd, (struct sockaddr *)nothing, no_length);
 }
 
 /* accept(2): the client is gone all the same; and where there is none, EAGAIN comes first. */
