@@ -43,7 +43,7 @@ static bool masked(int fd)
     return true;
 }
 
-/* A listener that the kernel reports, and the program is not to see: see admission_screen. */
+/* A listener that the kernel reports, and the program is not to see: see accepting_screen. */
 static bool withheld(int fd)
 {
     struct listener *listener = listeners_tracked(fd);
