@@ -63,14 +63,13 @@ static void write_share(uint64_t value, char *out, size_t size)
 /* Without printf's %g, whose decimal point is the locale's. */
 static void write_fraction(uint64_t value, char *out, size_t size)
 {
-    unsigned places = (unsigned)(value % THOUSANDTHS);
-    int width = 3;
-    for (; width > 0 && places % 10 == 0; width--)
-        places /= 10;
-    if (width == 0)
-        write_number(value / THOUSANDTHS, out, size);
-    else
-        snprintf(out, size, "%llu.%0*u", (unsigned long long)(value / THOUSANDTHS), width, places);
+    unsigned places = (unsigned)(value % THOUSANDTHS), used = 3;
+    char decimals[] = {(char)('0' + places / 100), (char)('0' + places / 10 % 10),
+                       (char)('0' + places % 10), '\0'};
+    while (used > 0 && decimals[used - 1] == '0')
+        decimals[--used] = '\0';
+    snprintf(out, size, "%llu%s%s", (unsigned long long)(value / THOUSANDTHS), used ? "." : "",
+             decimals);
 }
 
 static void write_switch(uint64_t value, char *out, size_t size)
