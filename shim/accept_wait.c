@@ -22,30 +22,35 @@
 #define ATTENDED_POLL_MS 8
 /* A process that was killed while its gate was shut tells nobody, and a shut gate wakes nobody. */
 #define LONGEST_POLL_MS 5000
-#define MIXED_SLICE_MS 4
+/* So long a signal whose handler may end the accept can wait. */
+#define SIGNALS_SLICE_NS (20 * MILLISECOND)
 
-/* Sleeps until room was made, or for the slice. False when a signal's handler ends the accept. */
+/*
+ * Sleeps until room was made, or for the slice. False when a signal's handler ends the accept.
+ *
+ * A futex takes no mask, and the kernel says that the time was up even when a handler ran before
+ * the thread came back (futex_wait in kernel/futex/waitwake.c). So where some handler would end the
+ * accept signals are held while the thread sleeps, and it looks for them after a shorter slice.
+ */
 static bool sleep_for_room(struct held_signals *held, uint32_t seen, uint64_t slice_ns,
                            bool restartable)
 {
+    bool can_end = signals_can_interrupt(restartable);
+    if (can_end && slice_ns > SIGNALS_SLICE_NS)
+        slice_ns = SIGNALS_SLICE_NS;
     struct timespec time = {.tv_sec = (time_t)(slice_ns / 1000000000),
                             .tv_nsec = (long)(slice_ns % 1000000000)};
-    if (signals_mixed(restartable))
-        return signals_poll(held, -1, 0, MIXED_SLICE_MS, restartable) != WAIT_INTERRUPTED;
-    if (held->held && signals_ended_it(held, restartable))
-        return false;
+    if (can_end)
+        signals_hold(held);
+    else
+        signals_let_in(held);
     atomic_store(&service.segment->room_awaited, 1);
-    /* A futex takes no mask: what comes in right here is the same to the program as what comes
-     * right before it calls accept. */
-    signals_let_in(held);
     errno = 0;
     kernel_call(SYS_futex, &service.segment->room, FUTEX_WAIT, seen, &time, NULL, 0);
-    int error = errno;
-    if (error == EINTR && signals_would_interrupt(restartable))
-        return false;
-    if (signals_can_interrupt(restartable))
-        signals_hold(held);
-    return true;
+    if (can_end)
+        return !signals_ended_it(held, restartable);
+    /* A handler may have been installed meanwhile. */
+    return errno != EINTR || !signals_would_interrupt(restartable);
 }
 
 bool accept_wait_broken(int fd)
@@ -61,21 +66,20 @@ static int fail(int error)
     return -1;
 }
 
-/* Whether this thread is the one that watches: it is, or becomes it when the last one is gone. */
-static bool keep_watch(bool watches, uint64_t now)
+/* Whether this thread is the one that watches: it is, or becomes it when the last one is gone.
+ * `watch` is until when, as this thread wrote it; 0 while another watches. Who slept past its time
+ * finds another's there, and leaves it. */
+static bool keep_watch(uint64_t *watch, uint64_t now)
 {
     _Atomic uint64_t *until = &service.segment->watch_until_ns;
-    uint64_t seen = atomic_load(until);
-    bool taken = seen > now && seen - now <= WATCH_NS;
-    if (watches) {
-        atomic_store(until, now + WATCH_NS);
-        return true;
-    }
-    return !taken && atomic_compare_exchange_strong(until, &seen, now + WATCH_NS);
+    uint64_t seen = atomic_load(until), next = now + WATCH_NS;
+    bool anothers = seen != *watch && seen > now && seen - now <= WATCH_NS;
+    *watch = !anothers && atomic_compare_exchange_strong(until, &seen, next) ? next : 0;
+    return *watch != 0;
 }
 
 /* Waits for a slot, one slice. True when the wait goes on; otherwise errno is set. */
-static bool wait_slice(struct accept_wait *wait, bool *watcher)
+static bool wait_slice(struct accept_wait *wait, uint64_t *watch)
 {
     uint32_t seen = atomic_load(&service.segment->room);
     uint64_t now = monotonic_ns(), slice;
@@ -84,14 +88,14 @@ static bool wait_slice(struct accept_wait *wait, bool *watcher)
         errno = EAGAIN;
         return false;
     }
-    *watcher = keep_watch(*watcher, now);
-    slice = *watcher || admission_needs_attention_here() ? WATCHER_SLICE_NS : SLEEPER_SLICE_NS;
+    bool watches = keep_watch(watch, now);
+    slice = watches || admission_needs_attention_here() ? WATCHER_SLICE_NS : SLEEPER_SLICE_NS;
     if (slice > wait->deadline_ns - now)
         slice = wait->deadline_ns - now;
     uint64_t rate_wait = reservation_rate_wait();
     if (rate_wait && rate_wait < slice)
         slice = rate_wait;
-    if (*watcher)
+    if (watches)
         admission_attend();
     if (!service_active() || reservation_room() == RESERVED)
         return true;
@@ -103,19 +107,19 @@ static bool wait_slice(struct accept_wait *wait, bool *watcher)
 
 static void stop_watching(void *argument)
 {
-    bool *watcher = argument;
-    if (*watcher)
-        atomic_store(&service.segment->watch_until_ns, 0);
-    *watcher = false;
+    uint64_t *watch = argument, mine = *watch;
+    if (mine)
+        atomic_compare_exchange_strong(&service.segment->watch_until_ns, &mine, 0);
+    *watch = 0;
 }
 
 /* A blocking accept at the ceiling: until there is a slot. False with errno set when it must end.
  */
-static bool wait_in_slices(struct accept_wait *wait, bool *watcher)
+static bool wait_in_slices(struct accept_wait *wait, uint64_t *watch)
 {
     while (service_active() && !accept_wait_broken(wait->fd)) {
         libc_test_cancel();
-        if (!wait_slice(wait, watcher))
+        if (!wait_slice(wait, watch))
             return false;
         if (admission_lets_in(wait->listener))
             break;
@@ -125,11 +129,11 @@ static bool wait_in_slices(struct accept_wait *wait, bool *watcher)
 
 bool accept_wait_for_slot(struct accept_wait *wait)
 {
-    bool watcher = false;
+    uint64_t watch = 0;
     struct libc_cleanup cleanup;
     admission_holds(wait->listener, wait->fd);
-    libc_cleanup_push(&cleanup, stop_watching, &watcher);
-    bool goes_on = wait_in_slices(wait, &watcher);
+    libc_cleanup_push(&cleanup, stop_watching, &watch);
+    bool goes_on = wait_in_slices(wait, &watch);
     libc_cleanup_pop(&cleanup, true);
     return goes_on;
 }
