@@ -15,6 +15,7 @@
 #define CLAIM_PATIENCE_NS (UINT64_C(10) * 1000000000)
 /* A reaper that was killed at its work leaves it to the next after this long. */
 #define REAP_PATIENCE_NS (UINT64_C(1) * 1000000000)
+#define REAPER_GENERATION_BITS 20
 #define CHECKED_PER_CLAIM 2
 #define ALWAYS_THOROUGH 8 /* processes that hold something */
 
@@ -107,35 +108,49 @@ static void clear_name(struct segment_process *process)
     atomic_store(&process->started, 0);
 }
 
+/*
+ * Who reaps an entry stands in its identity in place of the pid: the index of its own entry, and
+ * the end of that one's generation; 0 for one that has none. Nobody takes the work over from a
+ * reaper that may still be at it, however long it was stopped or waited for a processor: what it
+ * did then would be done to whoever has the entry next. Meanwhile the kernel tells which of the
+ * connections are gone.
+ */
+static uint32_t reaper_mark(uint32_t index, uint64_t identity)
+{
+    return index << REAPER_GENERATION_BITS |
+           (process_generation(identity) & ((1U << REAPER_GENERATION_BITS) - 1));
+}
+
+static uint32_t own_mark(void)
+{
+    return service.self ? reaper_mark(service.self, atomic_load(&service_self()->identity)) : 0;
+}
+
 /* Frees the entry and what only it held. Without proof that its process is gone, that goes on
  * counting until the kernel says that the connections are gone. */
 static void reap(struct segment_process *process, uint64_t identity, bool proved)
 {
     struct segment *segment = service.segment;
     uint32_t index = (uint32_t)(process - segment->process);
+    uint64_t reaping = process_identity(identity, PROCESS_REAPING, own_mark());
 
-    if (!atomic_compare_exchange_strong(
-            &process->identity, &identity,
-            process_identity(identity, PROCESS_REAPING, process_pid(identity))))
+    if (!atomic_compare_exchange_strong(&process->identity, &identity, reaping))
         return;
     atomic_store(&process->since_ns, monotonic_ns());
+    atomic_store(&process->pending, 0); /* first: audits of the whole service wait for it */
     tell_gone(index, proved);
     for (unsigned i = 0; i < COUNTERS; i++) {
         uint64_t amount = atomic_exchange(&process->counter[i], 0);
         if (i != COUNTER_CONNS_PEAK && i != COUNTER_BUFFER && i != COUNTER_BUFFER_PEAK)
             atomic_fetch_add(&segment->retired[i], amount);
     }
-    atomic_store(&process->pending, 0);
     atomic_store(&process->conns.word, 0);
     atomic_store(&process->credit.word, 0);
     atomic_store(&process->concurrency.ceiling, 0);
     atomic_store(&process->concurrency.window_ns, 0);
-    identity = atomic_load(&process->identity);
-    if (process_phase(identity) != PROCESS_REAPING)
-        return;
     clear_name(process);
-    atomic_compare_exchange_strong(&process->identity, &identity,
-                                   process_identity(identity, PROCESS_FREE, 0));
+    atomic_compare_exchange_strong(&process->identity, &reaping,
+                                   process_identity(reaping, PROCESS_FREE, 0));
 }
 
 static uint64_t age_ns(const struct segment_process *process)
@@ -155,6 +170,19 @@ static bool claim_is_stale(struct segment_process *process, enum liveness claima
            (claimant == LIVENESS_UNKNOWN && gauge_count(&process->conns) == 0);
 }
 
+/* Of one without an entry nothing is known: a full table is left to time. */
+static bool reaper_is_gone(uint32_t mark, const struct onlooker *here)
+{
+    uint32_t index = mark >> REAPER_GENERATION_BITS;
+    if (index == 0 || index >= SEGMENT_PROCESSES)
+        return true;
+    uint64_t identity = atomic_load(&service.segment->process[index].identity);
+    if (process_phase(identity) != PROCESS_LIVE || reaper_mark(index, identity) != mark)
+        return true;
+    return index != service.self &&
+           liveness_of(service.segment, index, identity, here, true) == LIVENESS_GONE;
+}
+
 /* Reaps the entry if its process is gone. */
 static bool check(struct segment_process *process, const struct onlooker *here, bool thorough)
 {
@@ -169,7 +197,7 @@ static bool check(struct segment_process *process, const struct onlooker *here, 
     else if (phase == PROCESS_CLAIMED)
         gone = claim_is_stale(process, liveness_of(service.segment, index, identity, here, true));
     else if (phase == PROCESS_REAPING)
-        gone = age_ns(process) > REAP_PATIENCE_NS;
+        gone = age_ns(process) > REAP_PATIENCE_NS && reaper_is_gone(pid, here);
     if (gone) {
         uint32_t held = gauge_count(&process->conns);
         reap(process, identity, phase != PROCESS_CLAIMED);
@@ -289,20 +317,25 @@ static uint32_t scan_for_free(uint64_t *identity)
     return 0;
 }
 
-/* Index 0 belongs to nobody: who finds no room shares it, and is checked against the kernel. */
-static uint32_t claim(uint64_t *identity)
+/* A fork for each connection must not leave a table of the dead: looks at two on the way. */
+static void check_some(void)
 {
     static _Atomic uint32_t cursor;
     struct segment *segment = service.segment;
     struct onlooker here = onlooker();
     uint32_t used = atomic_load(&segment->processes_used);
 
-    /* A fork for each connection must not leave a table of the dead: look at two on the way. */
     for (unsigned i = 0; i < CHECKED_PER_CLAIM && used > 1; i++) {
         uint32_t index = 1 + atomic_fetch_add(&cursor, 1) % (used - 1);
         if (index < SEGMENT_PROCESSES)
             check(&segment->process[index], &here, true);
     }
+}
+
+/* Index 0 belongs to nobody: who finds no room shares it, and is checked against the kernel. */
+static uint32_t claim(uint64_t *identity)
+{
+    struct segment *segment = service.segment;
     uint32_t index = scan_for_free(identity);
     if (index == 0 && processes_reap(true) > 0)
         index = scan_for_free(identity);
@@ -351,6 +384,7 @@ static void enter_anew(void)
     if (service.self && !become(service.self, identity))
         service.self = 0;
     take_lock();
+    check_some();
 }
 
 /* Whether the entry is of what this process was before exec; the dead whose pid it has got since
@@ -382,7 +416,11 @@ bool processes_enter(void)
 
     for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++) {
         struct segment_process *process = &segment->process[i];
-        if (!is_own(process, atomic_load(&process->identity)))
+        uint64_t identity = atomic_load(&process->identity);
+        /* Under a new generation: what threads that exec ended were about is nobody's now. */
+        if (!is_own(process, identity) ||
+            !atomic_compare_exchange_strong(&process->identity, &identity,
+                                            process_identity(identity, PROCESS_LIVE, service.pid)))
             continue;
         service.self = i;
         atomic_store(&process->pending, 0);
@@ -417,6 +455,7 @@ void processes_after_failed_exec(void)
 
 void processes_before_fork(void)
 {
+    check_some();
     fork_child = claim(&fork_identity);
     struct segment_process *child = &service.segment->process[fork_child];
     if (fork_child) {
