@@ -5,6 +5,7 @@
 #include "chance.h"
 #include "growth.h"
 #include "policy/retry_schedule.h"
+#include "processes.h"
 #include "service.h"
 
 #include <errno.h>
@@ -97,27 +98,34 @@ static struct segment_destination *at(int destination)
 
 static bool is(const struct segment_destination *entry, const struct key *key)
 {
-    return atomic_load(&entry->phase) == DESTINATION_USED &&
+    return atomic_load(&entry->state) == DESTINATION_USED &&
            atomic_load(&entry->key[0]) == key->word[0] &&
            atomic_load(&entry->key[1]) == key->word[1] &&
            atomic_load(&entry->key[2]) == key->word[2];
 }
 
-/* Takes an entry that is free, or whose destination has not failed for long. */
-static bool claim(struct segment_destination *entry, uint64_t now)
+static bool may_be_taken(const struct segment_destination *entry, uint64_t state, uint64_t now)
 {
-    uint32_t phase = atomic_load(&entry->phase);
     uint64_t failed = atomic_load(&entry->failed_ns);
-    if (phase == DESTINATION_CLAIMED ||
-        (phase == DESTINATION_USED && failed + FORGOTTEN_NS > now && failed <= now))
-        return false;
-    return atomic_compare_exchange_strong(&entry->phase, &phase, DESTINATION_CLAIMED);
+    if (state == DESTINATION_USED)
+        return failed + FORGOTTEN_NS <= now || failed > now;
+    return state == DESTINATION_FREE || processes_judge(state) == LIVENESS_GONE;
+}
+
+/* Takes an entry that is free, or whose destination has not failed for long, or whose writer was
+ * killed. */
+static bool claim(struct segment_destination *entry, uint64_t self, uint64_t now)
+{
+    uint64_t state = atomic_load(&entry->state);
+    return may_be_taken(entry, state, now) &&
+           atomic_compare_exchange_strong(&entry->state, &state, self);
 }
 
 int backoff_destination(const struct sockaddr *address, socklen_t length)
 {
     struct key key;
     char text[SEGMENT_DESTINATION_TEXT];
+    uint64_t self = processes_self();
     if (!key_of(address, length, &key) ||
         !growth_reach(service.segment, GROWING_DESTINATIONS, SEGMENT_DESTINATIONS - 1))
         return -1;
@@ -126,10 +134,12 @@ int backoff_destination(const struct sockaddr *address, socklen_t length)
     for (uint32_t i = 0; i < PROBES; i++)
         if (is(at((int)((start + i) % SEGMENT_DESTINATIONS)), &key))
             return (int)((start + i) % SEGMENT_DESTINATIONS);
+    if (processes_judge(self) != LIVENESS_RUNS)
+        return -1; /* it has no entry, so that nobody would know of its end */
     for (uint32_t i = 0; i < PROBES; i++) {
         int index = (int)((start + i) % SEGMENT_DESTINATIONS);
         struct segment_destination *entry = at(index);
-        if (!claim(entry, now))
+        if (!claim(entry, self, now))
             continue;
         for (unsigned j = 0; j < 3; j++)
             atomic_store(&entry->key[j], key.word[j]);
@@ -138,7 +148,7 @@ int backoff_destination(const struct sockaddr *address, socklen_t length)
         atomic_store(&entry->failures, 0);
         atomic_store(&entry->until_ns, 0);
         atomic_store(&entry->failed_ns, now);
-        atomic_store(&entry->phase, DESTINATION_USED);
+        atomic_store(&entry->state, DESTINATION_USED);
         return index;
     }
     return -1;

@@ -133,8 +133,8 @@ enum concurrency_verdict {
 };
 
 struct segment_process {
-    _Atomic uint64_t identity;      /* generation << 40 | phase << 32 | pid */
-    _Atomic uint64_t since_ns;      /* when the phase, or an exec, began; CLOCK_MONOTONIC; or 0 */
+    _Atomic uint64_t identity; /* generation << 40 | phase << 32 | pid, or the reaper: reaping.c */
+    _Atomic uint64_t since_ns; /* when the phase, or an exec, began; CLOCK_MONOTONIC; or 0 */
     _Atomic uint64_t pid_namespace; /* the inode of the one that `pid` is from; 0: not known */
     _Atomic uint64_t started;       /* in clock ticks since the machine did; 0: not known */
     _Atomic uint64_t command[2];
@@ -186,14 +186,15 @@ struct segment_listener {
     _Atomic uint64_t address[SEGMENT_ADDRESS_MAX / 8];
 };
 
-enum destination_phase { DESTINATION_FREE, DESTINATION_CLAIMED, DESTINATION_USED };
+/* Otherwise an entry's state is the reference (PROCESS_REFERENCE_SHIFT) of who is writing it. */
+enum destination_state { DESTINATION_FREE, DESTINATION_USED };
 
 #define SEGMENT_DESTINATION_TEXT 112
 
 /* Where the service's programs connect to, and whether they are to wait: see backoff.h. */
 struct segment_destination {
     _Atomic uint64_t key[3];
-    _Atomic uint32_t phase;
+    _Atomic uint64_t state;
     _Atomic uint32_t failures;            /* windows, one after the other, without a success */
     _Atomic uint32_t error;               /* the last errno */
     _Atomic uint64_t until_ns, failed_ns; /* CLOCK_MONOTONIC */

@@ -333,7 +333,7 @@ static void view_destinations(const struct segment *segment, struct service_view
     for (uint32_t i = 0; i < ready && i < SEGMENT_DESTINATIONS; i++) {
         const struct segment_destination *destination = &segment->destination[i];
         uint32_t failures = atomic_load(&destination->failures);
-        if (atomic_load(&destination->phase) != DESTINATION_USED || failures == 0)
+        if (atomic_load(&destination->state) != DESTINATION_USED || failures == 0)
             continue;
         struct destination_view *seen = &view->destination[view->destinations++];
         uint64_t until = atomic_load(&destination->until_ns);
