@@ -4,6 +4,7 @@
 #include "admission.h"
 #include "connections.h"
 #include "libc.h"
+#include "polling.h"
 #include "real.h"
 #include "service.h"
 
@@ -55,9 +56,7 @@ static bool sleep_for_room(struct held_signals *held, uint32_t seen, uint64_t sl
 
 bool accept_wait_broken(int fd)
 {
-    struct pollfd listener = {.fd = fd, .events = 0};
-    struct timespec now = {0, 0};
-    return kernel_call(SYS_ppoll, &listener, 1, &now, NULL, 0) > 0;
+    return polling_ready(fd, 0);
 }
 
 static int fail(int error)

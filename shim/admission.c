@@ -7,6 +7,7 @@
 #include "lateness.h"
 #include "listener_gates.h"
 #include "newcomers.h"
+#include "polling.h"
 #include "real.h"
 #include "shedding.h"
 #include "since_wait.h"
@@ -163,9 +164,7 @@ bool admission_needs_attention(void)
 
 bool admission_client_waits(int fd)
 {
-    struct pollfd listener = {.fd = fd, .events = POLLIN};
-    struct timespec now = {0, 0};
-    return kernel_call(SYS_ppoll, &listener, 1, &now, NULL, 0) > 0;
+    return polling_ready(fd, POLLIN);
 }
 
 void admission_holds(struct listener *listener, int fd)

@@ -9,6 +9,7 @@
 #include "listeners.h"
 #include "metering.h"
 #include "pausing.h"
+#include "polling.h"
 #include "readiness.h"
 #include "real.h"
 #include "sandbox.h"
@@ -183,7 +184,7 @@ static int ask_poll(struct pollfd *fds, nfds_t count, const struct timespec *tim
                     const sigset_t *signals)
 {
     if (sandbox_permits(SYS_ppoll))
-        return REAL(ppoll)(fds, count, timeout, signals);
+        return polling_wait(fds, count, timeout, signals);
     int64_t ms = timeout ? timeout->tv_sec * 1000 + (timeout->tv_nsec + 999999) / 1000000 : -1;
     return REAL(poll)(fds, count, ms < INT_MAX ? (int)ms : INT_MAX);
 }
@@ -236,7 +237,7 @@ static __attribute__((noinline)) int watch_poll(struct pollfd *fds, nfds_t count
     if (count > ON_STACK) {
         scratch = memory_for(size);
         if (!scratch)
-            return REAL(ppoll)(fds, count, to_timespec(slices_left(&slices), &time), signals);
+            return polling_wait(fds, count, to_timespec(slices_left(&slices), &time), signals);
     }
     int ready = poll_watching(fds, scratch, count, &slices, signals);
     slices_end(&slices);
@@ -257,7 +258,9 @@ int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sig
     if (calm()) {
         int ready = REAL(ppoll)(fds, count, to_timespec(timeout_ns, &time), signals);
         if (ready <= 0 || admission_all_visible())
-            return ready;
+            return ready >= 0 || !polling_is_refusal(errno)
+                       ? ready
+                       : polling_wait(fds, count, to_timespec(timeout_ns, &time), signals);
         ready = settle_poll(fds, fds, count);
         if (ready > 0)
             return ready;

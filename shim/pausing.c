@@ -3,6 +3,7 @@
 
 #include "connections.h"
 #include "memory.h"
+#include "polling.h"
 #include "real.h"
 #include "spinlock.h"
 
@@ -89,9 +90,7 @@ static long watch(struct flow *flow, uint32_t events)
 
 static bool writable(int fd)
 {
-    struct pollfd output = {.fd = fd, .events = POLLOUT};
-    struct timespec now = {0, 0};
-    return kernel_call(SYS_ppoll, &output, 1, &now, NULL, 0) > 0;
+    return polling_ready(fd, POLLOUT);
 }
 
 /* --- signs --- */

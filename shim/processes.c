@@ -4,6 +4,7 @@
 #include "growth.h"
 #include "kept.h"
 #include "real.h"
+#include "reaping.h"
 #include "sandbox.h"
 
 #include <fcntl.h>
@@ -11,12 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A child whose parent died before it ran: after this long it hardly ever will. */
-#define CLAIM_PATIENCE_NS (UINT64_C(10) * 1000000000)
-/* A reaper that was killed at its work leaves it to the next after this long. */
-#define REAP_PATIENCE_NS (UINT64_C(1) * 1000000000)
-#define REAPER_GENERATION_BITS 20
-#define CHECKED_PER_CLAIM 2
 #define ALWAYS_THOROUGH 8 /* processes that hold something */
 
 /* Where the child about to be forked will be, and what its entry is then. */
@@ -55,6 +50,12 @@ static struct onlooker onlooker(void)
     return (struct onlooker){service.pid_namespace, kept_descriptor()};
 }
 
+static void look_at_some(void)
+{
+    struct onlooker here = onlooker();
+    reaping_look_at_some(&here);
+}
+
 enum liveness processes_judge(uint64_t reference)
 {
     uint32_t index = process_of_reference(reference);
@@ -77,138 +78,7 @@ bool processes_gone(uint32_t index)
     return liveness_of_entry(service.segment, index, &here) == LIVENESS_GONE;
 }
 
-/* --- who hears of it --- */
-
-static const struct processes_audience *audience;
-
-void processes_tell(const struct processes_audience *wanted)
-{
-    audience = wanted;
-}
-
-static void tell_inherits(uint32_t child)
-{
-    if (audience)
-        audience->inherits(child);
-}
-
-static void tell_gone(uint32_t process, bool proved)
-{
-    if (audience)
-        audience->gone(process, proved);
-}
-
 /* --- the dead --- */
-
-static void clear_name(struct segment_process *process)
-{
-    atomic_store(&process->since_ns, 0);
-    atomic_store(&process->flags, 0);
-    atomic_store(&process->pid_namespace, 0);
-    atomic_store(&process->started, 0);
-}
-
-/*
- * Who reaps an entry stands in its identity in place of the pid: the index of its own entry, and
- * the end of that one's generation; 0 for one that has none. Nobody takes the work over from a
- * reaper that may still be at it, however long it was stopped or waited for a processor: what it
- * did then would be done to whoever has the entry next. Meanwhile the kernel tells which of the
- * connections are gone.
- */
-static uint32_t reaper_mark(uint32_t index, uint64_t identity)
-{
-    return index << REAPER_GENERATION_BITS |
-           (process_generation(identity) & ((1U << REAPER_GENERATION_BITS) - 1));
-}
-
-static uint32_t own_mark(void)
-{
-    return service.self ? reaper_mark(service.self, atomic_load(&service_self()->identity)) : 0;
-}
-
-/* Frees the entry and what only it held. Without proof that its process is gone, that goes on
- * counting until the kernel says that the connections are gone. */
-static void reap(struct segment_process *process, uint64_t identity, bool proved)
-{
-    struct segment *segment = service.segment;
-    uint32_t index = (uint32_t)(process - segment->process);
-    uint64_t reaping = process_identity(identity, PROCESS_REAPING, own_mark());
-
-    if (!atomic_compare_exchange_strong(&process->identity, &identity, reaping))
-        return;
-    atomic_store(&process->since_ns, monotonic_ns());
-    atomic_store(&process->pending, 0); /* first: audits of the whole service wait for it */
-    tell_gone(index, proved);
-    for (unsigned i = 0; i < COUNTERS; i++) {
-        uint64_t amount = atomic_exchange(&process->counter[i], 0);
-        if (i != COUNTER_CONNS_PEAK && i != COUNTER_BUFFER && i != COUNTER_BUFFER_PEAK)
-            atomic_fetch_add(&segment->retired[i], amount);
-    }
-    atomic_store(&process->conns.word, 0);
-    atomic_store(&process->credit.word, 0);
-    atomic_store(&process->concurrency.ceiling, 0);
-    atomic_store(&process->concurrency.window_ns, 0);
-    clear_name(process);
-    atomic_compare_exchange_strong(&process->identity, &reaping,
-                                   process_identity(reaping, PROCESS_FREE, 0));
-}
-
-static uint64_t age_ns(const struct segment_process *process)
-{
-    return monotonic_ns() - atomic_load(&process->since_ns);
-}
-
-/* A claim is given up when who made it is gone, and the child it was for did not come for long. */
-static bool claim_is_stale(struct segment_process *process, enum liveness claimant)
-{
-    uint64_t none = 0;
-    /* Claimed a moment ago, or by one that was killed in that moment: its time begins now. */
-    if (atomic_compare_exchange_strong(&process->since_ns, &none, monotonic_ns()) ||
-        age_ns(process) <= CLAIM_PATIENCE_NS)
-        return false;
-    return claimant == LIVENESS_GONE ||
-           (claimant == LIVENESS_UNKNOWN && gauge_count(&process->conns) == 0);
-}
-
-/* Of one without an entry nothing is known: a full table is left to time. */
-static bool reaper_is_gone(uint32_t mark, const struct onlooker *here)
-{
-    uint32_t index = mark >> REAPER_GENERATION_BITS;
-    if (index == 0 || index >= SEGMENT_PROCESSES)
-        return true;
-    uint64_t identity = atomic_load(&service.segment->process[index].identity);
-    if (process_phase(identity) != PROCESS_LIVE || reaper_mark(index, identity) != mark)
-        return true;
-    return index != service.self &&
-           liveness_of(service.segment, index, identity, here, true) == LIVENESS_GONE;
-}
-
-/* Reaps the entry if its process is gone. */
-static bool check(struct segment_process *process, const struct onlooker *here, bool thorough)
-{
-    uint64_t identity = atomic_load(&process->identity);
-    enum process_phase phase = process_phase(identity);
-    uint32_t pid = process_pid(identity), index = (uint32_t)(process - service.segment->process);
-    bool gone = false;
-
-    if (phase == PROCESS_LIVE)
-        gone = index != service.self &&
-               liveness_of(service.segment, index, identity, here, thorough) == LIVENESS_GONE;
-    else if (phase == PROCESS_CLAIMED)
-        gone = claim_is_stale(process, liveness_of(service.segment, index, identity, here, true));
-    else if (phase == PROCESS_REAPING)
-        gone = age_ns(process) > REAP_PATIENCE_NS && reaper_is_gone(pid, here);
-    if (gone) {
-        uint32_t held = gauge_count(&process->conns);
-        reap(process, identity, phase != PROCESS_CLAIMED);
-        if (held)
-            segment_event(service.segment, EVENT_PROCESS_GONE, pid, held,
-                          phase == PROCESS_CLAIMED ? "what it held counts until the kernel says "
-                                                     "that it is gone"
-                                                   : "what it held is free");
-    }
-    return gone;
-}
 
 static bool holds_anything(const struct segment_process *process)
 {
@@ -225,9 +95,9 @@ unsigned processes_reap(bool thorough)
     for (uint32_t i = 1; i < used && i < SEGMENT_PROCESSES; i++) {
         struct segment_process *process = &segment->process[i];
         if (holds_anything(process))
-            found += check(process, &here, thorough || holders++ < ALWAYS_THOROUGH);
+            found += reaping_check(process, &here, thorough || holders++ < ALWAYS_THOROUGH);
         else if (thorough)
-            found += check(process, &here, true);
+            found += reaping_check(process, &here, true);
     }
     return found;
 }
@@ -273,9 +143,9 @@ void processes_waited(pid_t pid)
         /* A child of ours that is in another pid namespace has another pid there. */
         if (!liveness_is_near(process, &here)) {
             here.fd = here.fd < 0 ? kept_descriptor() : here.fd;
-            check(process, &here, true);
+            reaping_check(process, &here, true);
         } else if (process_pid(identity) == (uint32_t)pid) {
-            reap(process, identity, true);
+            reaping_reap(process, identity, true);
         }
     }
 }
@@ -315,21 +185,6 @@ static uint32_t scan_for_free(uint64_t *identity)
         return i;
     }
     return 0;
-}
-
-/* A fork for each connection must not leave a table of the dead: looks at two on the way. */
-static void check_some(void)
-{
-    static _Atomic uint32_t cursor;
-    struct segment *segment = service.segment;
-    struct onlooker here = onlooker();
-    uint32_t used = atomic_load(&segment->processes_used);
-
-    for (unsigned i = 0; i < CHECKED_PER_CLAIM && used > 1; i++) {
-        uint32_t index = 1 + atomic_fetch_add(&cursor, 1) % (used - 1);
-        if (index < SEGMENT_PROCESSES)
-            check(&segment->process[index], &here, true);
-    }
 }
 
 /* Index 0 belongs to nobody: who finds no room shares it, and is checked against the kernel. */
@@ -384,7 +239,7 @@ static void enter_anew(void)
     if (service.self && !become(service.self, identity))
         service.self = 0;
     take_lock();
-    check_some();
+    look_at_some();
 }
 
 /* Whether the entry is of what this process was before exec; the dead whose pid it has got since
@@ -405,7 +260,7 @@ static bool is_own(struct segment_process *process, uint64_t identity)
     }
     if (started == 0 || service.started == 0 || started == service.started)
         return true;
-    reap(process, identity, true);
+    reaping_reap(process, identity, true);
     return false;
 }
 
@@ -455,7 +310,7 @@ void processes_after_failed_exec(void)
 
 void processes_before_fork(void)
 {
-    check_some();
+    look_at_some();
     fork_child = claim(&fork_identity);
     struct segment_process *child = &service.segment->process[fork_child];
     if (fork_child) {
@@ -467,7 +322,7 @@ void processes_before_fork(void)
             atomic_store(&child->override[i], atomic_load(&service_self()->override[i]));
         atomic_store(&child->override_mask, mask);
     }
-    tell_inherits(fork_child);
+    reaping_tell_inherits(fork_child);
 }
 
 void processes_sandboxed(void)
@@ -507,7 +362,7 @@ void processes_after_fork_in_child(void)
     } else if (fork_child) {
         /* It ran so late that it was given up for dead. */
         enter_anew();
-        tell_inherits(service.self);
+        reaping_tell_inherits(service.self);
     }
     fork_child = 0;
 }
@@ -525,7 +380,7 @@ void processes_after_fork_in_parent(pid_t child)
             &process->identity, &claimed,
             process_identity(fork_identity, PROCESS_LIVE, (uint32_t)child));
     } else if (fork_child) {
-        reap(process, fork_identity, true);
+        reaping_reap(process, fork_identity, true);
     }
     fork_child = 0;
 }

@@ -3,6 +3,7 @@
 
 #include "busy.h"
 #include "descriptors.h"
+#include "polling.h"
 #include "real.h"
 #include "service.h"
 #include "spinlock.h"
@@ -307,7 +308,6 @@ static void attend_all(uint64_t now)
 {
     struct pollfd fds[LINGER_MAX];
     unsigned place[LINGER_MAX], entries = 0;
-    struct timespec at_once = {0, 0};
 
     for (unsigned i = 0; i < LINGER_MAX; i++) {
         if (lingering[i].stage == STAGE_NONE)
@@ -315,7 +315,7 @@ static void attend_all(uint64_t now)
         fds[entries] = (struct pollfd){.fd = lingering[i].fd, .events = POLLIN};
         place[entries++] = i;
     }
-    kernel_call(SYS_ppoll, fds, entries, &at_once, NULL, 0);
+    polling_now(fds, entries);
     for (unsigned i = 0; i < entries; i++) {
         struct lingering *entry = &lingering[place[i]];
         bool out_of_time = now >= entry->until_ns;

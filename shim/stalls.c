@@ -3,6 +3,7 @@
 
 #include "backstop.h"
 #include "due.h"
+#include "polling.h"
 #include "real.h"
 
 #include <errno.h>
@@ -86,8 +87,7 @@ static bool dissolved(int fd, const struct flow *flow)
 static bool has_hung_up(int fd)
 {
     struct pollfd nothing = {.fd = fd};
-    struct timespec now = {0, 0};
-    return kernel_call(SYS_ppoll, &nothing, 1, &now, NULL, 0) > 0 && nothing.revents & POLLHUP;
+    return polling_now(&nothing, 1) > 0 && nothing.revents & POLLHUP;
 }
 
 /* Another thread may close `fd` now, and the number be somebody else's: a number of our own holds

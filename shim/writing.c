@@ -8,6 +8,7 @@
 #include "metering.h"
 #include "pacing.h"
 #include "pausing.h"
+#include "polling.h"
 #include "real.h"
 #include "sandbox.h"
 #include "signals.h"
@@ -84,9 +85,7 @@ void writing_passes(int fd, struct flow *flow)
 
 static bool has_room(int fd)
 {
-    struct pollfd output = {.fd = fd, .events = POLLOUT};
-    struct timespec now = {0, 0};
-    return kernel_call(SYS_ppoll, &output, 1, &now, NULL, 0) > 0;
+    return polling_ready(fd, POLLOUT);
 }
 
 void writing_passed(int fd, struct flow *flow, size_t wanted, ssize_t result, bool certain)

@@ -51,6 +51,7 @@ def talk(client):
     client.sendall(b"%d " % os.getpid())
     while client.recv(4096): pass
     client.close()
+if "poll" in sys.argv: listener.settimeout(600)
 while True:
     threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
 """
@@ -311,7 +312,7 @@ def test_only_process_executes_itself_after_its_file_was_removed():
 # --- sandboxes ---
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-X86_64 = {"pidfd_open": 434, "flock": 73, "kill": 62, "fcntl": 72, "madvise": 28, "futex": 202}
+X86_64 = {"pidfd_open": 434, "flock": 73, "kill": 62, "fcntl": 72, "madvise": 28, "futex": 202, "ppoll": 271}
 # What the shim relies on to tell who lives, and that a server can do without: the call, and one argument of it.
 RELIED_ON = {
     "pidfd_open": ("pidfd_open", None, ()),
@@ -321,6 +322,7 @@ RELIED_ON = {
     "don't fork": ("madvise", 2, (10,)),
     "populate": ("madvise", 2, (23,)),
     "touch": ("futex", 1, (5, 5 | 128)),  # FUTEX_WAKE_OP
+    "ppoll": ("ppoll", None, ()),
 }
 ERRORS = {"EPERM": 1, "ENOSYS": 38, "EINVAL": 22, "EACCES": 13}
 
@@ -348,10 +350,10 @@ def forbid(calls, error):
     return install
 
 
-def holds_under(calls, error):
+def holds_under(calls, error, more=()):
     """Who lives keeps its places; who was killed gives them back, or a line says that nothing is limited at all."""
     with Place() as place:
-        server = place.serve("total-conns=4", *BUSY, workers=3, filtered=forbid(calls, error))
+        server = place.serve("total-conns=4", *BUSY, workers=3, filtered=forbid(calls, error), more=more)
         lines = [line for line in said(server).splitlines() if "backpressure:" in line]
         told = place.come(server, 8)
         if lines:
@@ -375,6 +377,15 @@ def test_calls_that_a_sandbox_forbids():
         for name, error in ERRORS.items():
             lines = holds_under([call], error)
             assert not lines, f"{what} says {name}: {lines}"
+
+
+def test_program_that_polls_where_ppoll_is_forbidden():
+    """What the shim asks in place of the program's poll is not what the program may call."""
+    if os.uname().machine != "x86_64":
+        return
+    for error in ERRORS.values():
+        lines = holds_under([RELIED_ON["ppoll"]], error, ("poll",))
+        assert not lines, lines
 
 
 def test_all_of_them_at_once():
