@@ -301,7 +301,7 @@ install: needed
 	install -m 644 tools/completion/bpctl.bash $(DESTDIR)$(BASHDIR)/bpctl
 	install -m 644 tools/completion/_bpctl $(DESTDIR)$(ZSHDIR)/_bpctl
 	install -m 644 README.md $(DESTDIR)$(DOCDIR)/
-	install -m 644 tools/monitoring/* tools/systemd/*.conf $(DESTDIR)$(DOCDIR)/examples/
+	install -m 644 tools/monitoring/* tools/systemd/*.conf tools/gdb/*.py $(DESTDIR)$(DOCDIR)/examples/
 	install -m 644 tools/systemd/*.service $(DESTDIR)$(UNITDIR)/
 	@# Where things are is known only now.
 	sed -i 's|/usr/bin/bpctl|$(BINDIR)/bpctl|' $(INSTALLED_UNITS) $(DESTDIR)$(DOCDIR)/examples/run.conf

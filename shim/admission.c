@@ -11,6 +11,7 @@
 #include "real.h"
 #include "shedding.h"
 #include "since_wait.h"
+#include "trace.h"
 #include "waiting_room.h"
 
 #include <errno.h>
@@ -177,6 +178,7 @@ void admission_holds(struct listener *listener, int fd)
         !admission_client_waits(fd) || !listeners_note_holding(listener, true))
         return;
     service_count(COUNTER_HELD, 1);
+    trace(TRACE_ACCEPT, "hold", fd, "total-conns", gauge_count(&service.segment->conns), NULL, 0);
     now = monotonic_ns();
     if ((before && now - before < EVENT_EVERY_NS) ||
         !atomic_compare_exchange_strong(&told_ns, &before, now))

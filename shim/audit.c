@@ -10,6 +10,7 @@
 #include "sandbox.h"
 #include "service.h"
 #include "sockdiag.h"
+#include "trace.h"
 
 #include <errno.h>
 
@@ -30,6 +31,7 @@ static void tell_found(uint64_t found, const char *text)
 {
     if (found == 0)
         return;
+    trace(TRACE_SEGMENT, "found-closed", TRACE_NO_FD, "slots", found, NULL, 0);
     service_count(COUNTER_FOUND, found);
     service_event(EVENT_FOUND, found, text);
 }
@@ -102,6 +104,8 @@ static void mend_seen(struct gauge *gauge, uint64_t seen, struct counted what)
 {
     uint32_t truth = recount(what);
     if (truth < (uint32_t)seen && gauge_mend(gauge, seen, truth)) {
+        trace(TRACE_SEGMENT, "found-too-many", TRACE_NO_FD, "counted", (uint32_t)seen, "truth",
+              truth);
         service_count(COUNTER_FOUND, (uint32_t)seen - truth);
         service_event(EVENT_FOUND, (uint32_t)seen - truth, "left by a process killed half way");
         segment_wake(service.segment, false);
@@ -150,8 +154,10 @@ static void free_orphans(void)
         return;
     for (uint32_t i = 0; i < found; i++)
         freed += connections_free_orphan(half_way[i].slot, half_way[i].state);
-    if (freed)
-        service_event(EVENT_FOUND, freed, "left half way by a process that was killed");
+    if (freed == 0)
+        return;
+    trace(TRACE_SEGMENT, "found-half-way", TRACE_NO_FD, "slots", freed, NULL, 0);
+    service_event(EVENT_FOUND, freed, "left half way by a process that was killed");
 }
 
 void audit_prepare(void)

@@ -5,6 +5,7 @@
 #include "peers.h"
 #include "service.h"
 #include "sockdiag.h"
+#include "trace.h"
 #include "witness.h"
 
 #include <errno.h>
@@ -104,9 +105,7 @@ static void note_freed(struct segment *segment)
     atomic_store_explicit(&segment->freed_ns, now, memory_order_relaxed);
 }
 
-/* Callers are between reservation_change_begins and reservation_change_ends. True when it was
- * freed, and somebody was told.
- */
+/* Between reservation_change_begins and its end. True when it was freed, and that was told. */
 static bool free_slot(uint32_t slot, uint32_t state)
 {
     struct segment *segment = service.segment;
@@ -126,6 +125,7 @@ static bool free_slot(uint32_t slot, uint32_t state)
     gauge_give(&segment->conns);
     note_freed(segment);
     segment_wake(segment, false);
+    trace(TRACE_ACCEPT, "free", TRACE_NO_FD, "slot", slot, NULL, 0);
     return true;
 }
 

@@ -4,6 +4,7 @@
 #include "due.h"
 #include "grants.h"
 #include "real.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -250,9 +251,11 @@ bool credit_grow(int fd, struct flow *flow)
         wish = grant + free / 2;
     uint32_t reached = attainable(flow, wish);
     if (reached <= grant + grant / 8 || !grants_take(slot, reached - grant)) {
+        trace(TRACE_OUTPUT, "grant-short", fd, "from_kib", grant, "wish_kib", wish);
         ran_short(flow);
         return false;
     }
+    trace(TRACE_OUTPUT, "grant-grow", fd, "from_kib", grant, "to_kib", reached);
     flow_sign(flow, 0, FLOW_STARVED);
     tell_kernel(fd, flow);
     return true;
@@ -266,6 +269,9 @@ static void move_to(int fd, struct flow *flow, uint32_t target)
         grants_give(slot, grant - target);
     else if (target == grant || !grants_take(slot, target - grant))
         return;
+    if (target != grant)
+        trace(TRACE_OUTPUT, target < grant ? "grant-shrink" : "grant-grow", fd, "from_kib", grant,
+              "to_kib", target);
     tell_kernel(fd, flow);
 }
 

@@ -6,6 +6,7 @@
 #include "real.h"
 #include "service.h"
 #include "spinlock.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <sys/syscall.h>
@@ -56,6 +57,7 @@ void interests_hide(struct watched_set *set, struct interest *interest)
             return;
         interest->changed = true;
     }
+    trace(TRACE_WAIT, "mask", interest->fd, "set", (uint64_t)interests_set_fd(set), NULL, 0);
     interest->sight = OUT_OF_SIGHT;
     atomic_fetch_add(&set->hidden, 1);
     atomic_fetch_add(&interests_hidden, 1);
@@ -75,6 +77,7 @@ void interests_show(struct watched_set *set, struct interest *interest)
     if (interest->sight == IN_SIGHT)
         return;
     mark_shown(set, interest);
+    trace(TRACE_WAIT, "show", interest->fd, "set", (uint64_t)interests_set_fd(set), NULL, 0);
     /* What was only filtered used up its edge, or its one shot: it is armed again. */
     if (!interest->changed && !(interest->events & (EPOLLET | EPOLLONESHOT)))
         return;

@@ -19,6 +19,7 @@
 #include "sandbox.h"
 #include "service.h"
 #include "shedding.h"
+#include "trace.h"
 #include "waiting_room.h"
 #include "wiring.h"
 #include "witness.h"
@@ -189,6 +190,7 @@ __attribute__((constructor(101))) static void start(void)
     int file = service_start();
     if (service_active()) {
         kept_start(file);
+        trace_start();
         guard_install();
         bool was_here_before_exec = processes_enter();
         outbound_start();

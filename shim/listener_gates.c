@@ -7,6 +7,7 @@
 #include "lateness.h"
 #include "real.h"
 #include "service.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <sys/syscall.h>
@@ -45,8 +46,10 @@ static void shut_gate(struct listener *listener, int fd)
         atomic_store(&listener->shared->gated, 0);
     else if (!atomic_load(&listener->shared->gated))
         gate_open(fd); /* opened by another process in between */
-    else
+    else {
+        trace(TRACE_ACCEPT, "gate-shut", fd, NULL, 0, NULL, 0);
         tell(EVENT_GATED, "new connections are turned away as SYNs");
+    }
 }
 
 /* A gate that stays shut ends the service. So a process that knows of one opens it also when the
@@ -58,6 +61,7 @@ static void open_gate(struct listener *listener, int fd)
         atomic_load(&listener->shared->gated) && atomic_exchange(&listener->shared->gated, 0);
     if ((!seen && !shut) || has_own_filter(listener, fd))
         return;
+    trace(TRACE_ACCEPT, "gate-open", fd, NULL, 0, NULL, 0);
     gate_open(fd);
     if (atomic_load(&listener->shared->gated)) /* shut by another process in between */
         gate_shut(fd);

@@ -8,6 +8,7 @@
 #include "processes.h"
 #include "real.h"
 #include "sockdiag.h"
+#include "trace.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -104,6 +105,8 @@ bool listeners_note_holding(struct listener *listener, bool holding)
     atomic_store(&listener->holding_since_ns, holding ? monotonic_ns() : 0);
     atomic_fetch_add(&holding_listeners, holding ? 1U : UINT32_MAX);
     atomic_fetch_add(&reasons, holding ? 1U : UINT32_MAX);
+    trace(TRACE_WAIT, holding ? "holding" : "holding-over", TRACE_NO_FD, "listener",
+          listeners_index(listener), NULL, 0);
     return true;
 }
 

@@ -12,6 +12,7 @@
 #include "service.h"
 #include "shedding.h"
 #include "since_wait.h"
+#include "trace.h"
 #include "waiting_room.h"
 
 #include <errno.h>
@@ -114,6 +115,8 @@ int newcomers_admit_parked(const struct admission *admission)
         return -1;
     hand_out_parked(admission, fd);
     connections_commit(fd, listener->family, listener->auditable, peer);
+    trace(TRACE_ACCEPT, "commit-parked", fd, "listener", (uint64_t)admission->wait.fd,
+          "total-conns", gauge_count(&service.segment->conns));
     return fd;
 }
 
@@ -147,6 +150,8 @@ static int refuse(struct admission *admission, int fd, enum when_full how, bool 
     if (admission->refusals++ % REFUSALS_PER_BILL == 0)
         newcomers_bill(admission);
     listeners_note_refusal(admission->wait.listener);
+    trace(TRACE_ACCEPT, late ? "refuse-late" : "refuse", fd, "listener",
+          (uint64_t)admission->wait.fd, "refusals", admission->refusals);
     shedding_refuse(fd, how, late, newcomers_attended(admission));
     return TRY_AGAIN;
 }
@@ -192,6 +197,7 @@ static int turn_away_peer(struct admission *admission, int fd, struct peer_key k
                           uint64_t waited_ns)
 {
     newcomers_give_slot_back(admission);
+    trace(TRACE_ACCEPT, "cancel-peer-conns", fd, "waited_us", waited_ns / 1000, NULL, 0);
     if (newcomers_when_full() != WHEN_FULL_HOLD)
         return refuse(admission, fd, newcomers_when_full(), false);
     return park(admission, fd, key, waited_ns);
@@ -268,6 +274,7 @@ static int hand_out_exempt(struct admission *admission, int fd, const struct soc
                            socklen_t length)
 {
     service_count(COUNTER_EXEMPTED, 1);
+    trace(TRACE_ACCEPT, "exempt", fd, NULL, 0, NULL, 0);
     if (admission->screening)
         return promise(admission, fd, (struct peer_key){{0}}, GUEST_EXEMPT);
     listener_gates_ungate_accepted(admission->wait.listener, fd);
@@ -312,6 +319,8 @@ int newcomers_take(struct admission *admission, bool reserved)
     }
     listener_gates_ungate_accepted(listener, fd);
     connections_commit(fd, listener->family, listener->auditable, peer);
+    trace(TRACE_ACCEPT, "commit", fd, "listener", (uint64_t)admission->wait.fd, "total-conns",
+          gauge_count(&service.segment->conns));
     hand_out_address(admission, &from, length);
     return fd;
 }

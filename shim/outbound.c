@@ -11,6 +11,7 @@
 #include "service.h"
 #include "signals.h"
 #include "sockdiag.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -267,6 +268,8 @@ static int fail(int error)
 /* No place: as when the system has run out of ports, or a listener of room. */
 static int no_place(const struct attempt *attempt)
 {
+    trace(TRACE_CONNECT, "no-place", attempt->fd, "connect-conns",
+          gauge_count(&service_self()->outbound), NULL, 0);
     return fail(attempt->address->sa_family == AF_UNIX ? EAGAIN : EADDRNOTAVAIL);
 }
 
@@ -284,6 +287,8 @@ static int try(struct attempt *attempt)
         backoff_succeeded(attempt->destination);
     else if (backoff_may_pass(error))
         backoff_failed(attempt->destination, error);
+    trace(TRACE_CONNECT, result == 0 ? "connected" : "try", attempt->fd, "errno", (uint64_t)error,
+          NULL, 0);
     errno = error;
     return result;
 }
@@ -366,7 +371,9 @@ static int connect_blocking(struct attempt *attempt)
         if (retries == LIMIT_OFF || retry >= retries || out_of_time(attempt) ||
             !backoff_may_retry())
             return fail(error);
-        if (!sleep_for(attempt, backoff_draw(retry)))
+        uint64_t wait_ns = backoff_draw(retry);
+        trace(TRACE_CONNECT, "retry", attempt->fd, "number", retry + 1, "wait_us", wait_ns / 1000);
+        if (!sleep_for(attempt, wait_ns))
             return leave_error(attempt, error);
         if (out_of_time(attempt))
             return fail(error);
@@ -377,8 +384,10 @@ static int connect_blocking(struct attempt *attempt)
 static int connect_nonblocking(struct attempt *attempt)
 {
     int error;
-    if (backoff_window(attempt->destination, &error))
+    if (backoff_window(attempt->destination, &error)) {
+        trace(TRACE_CONNECT, "left-alone", attempt->fd, "errno", (uint64_t)error, NULL, 0);
         return fail(error);
+    }
     return take_place() ? try(attempt) : no_place(attempt);
 }
 

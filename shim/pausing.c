@@ -6,6 +6,7 @@
 #include "polling.h"
 #include "real.h"
 #include "spinlock.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -118,6 +119,8 @@ static void hand_back(struct flow *flow)
     uint32_t signs = flow_signs(flow);
     if (!has_sign(signs) && signs & (FLOW_OWED | FLOW_OUT_OF_SIGHT)) {
         flow_sign(flow, 0, FLOW_OWED | FLOW_OUT_OF_SIGHT | FLOW_PAUSE_COUNTED);
+        trace(TRACE_OUTPUT, "resume-reads", atomic_load(&flow->fd), "slot", flow_slot(flow), NULL,
+              0);
         if (atomic_load(&flow->set) >= 0 && !(signs & FLOW_HANDED_OUT))
             watch(flow, atomic_load(&flow->events));
     }
@@ -169,6 +172,7 @@ static void count_pause(struct flow *flow)
         return;
     flow_sign(flow, FLOW_PAUSE_COUNTED, 0);
     service_count(COUNTER_READS_PAUSED, 1);
+    trace(TRACE_OUTPUT, "pause-reads", atomic_load(&flow->fd), "slot", flow_slot(flow), NULL, 0);
     flows_tell(atomic_load(&flow->fd), EVENT_READS_PAUSED, 0);
 }
 

@@ -6,6 +6,7 @@
 #include "real.h"
 #include "reaping.h"
 #include "sandbox.h"
+#include "trace.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -238,6 +239,7 @@ static void enter_anew(void)
     service.self = claim(&identity);
     if (service.self && !become(service.self, identity))
         service.self = 0;
+    trace(TRACE_SEGMENT, "enter", TRACE_NO_FD, "entry", service.self, NULL, 0);
     take_lock();
     look_at_some();
 }
@@ -286,6 +288,7 @@ bool processes_enter(void)
         atomic_store(&process->since_ns, monotonic_ns());
         atomic_fetch_and(&process->flags, ~(uint32_t)PROCESS_EXECUTING);
         set_command(i);
+        trace(TRACE_SEGMENT, "enter-after-exec", TRACE_NO_FD, "entry", i, NULL, 0);
         return true;
     }
     enter_anew();
@@ -358,6 +361,8 @@ void processes_after_fork_in_child(void)
         service.pid_namespace = liveness_own_namespace();
     service.started = liveness_own_start();
     if (fork_child && become_forked()) {
+        trace(TRACE_SEGMENT, "enter-after-fork", TRACE_NO_FD, "entry", fork_child, "parent",
+              (uint64_t)parent);
         take_lock();
     } else if (fork_child) {
         /* It ran so late that it was given up for dead. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "reaping.h"
 
+#include "trace.h"
+
 /* A child whose parent died before it ran: after this long it hardly ever will. */
 #define CLAIM_PATIENCE_NS (UINT64_C(10) * 1000000000)
 /* A reaper that was killed at its work leaves it to the next after this long. */
@@ -57,6 +59,8 @@ void reaping_reap(struct segment_process *process, uint64_t identity, bool prove
         return;
     atomic_store(&process->since_ns, monotonic_ns());
     atomic_store(&process->pending, 0); /* first: audits of the whole service wait for it */
+    trace(TRACE_SEGMENT, "reap", TRACE_NO_FD, "pid", process_pid(identity), "conns",
+          gauge_count(&process->conns));
     if (audience)
         audience->gone(index, proved);
     for (unsigned i = 0; i < COUNTERS; i++) {

@@ -3,6 +3,7 @@
 
 #include "policy/token_bucket.h"
 #include "service.h"
+#include "trace.h"
 
 #define SECOND_NS UINT64_C(1000000000)
 
@@ -105,6 +106,13 @@ enum reservation reservation_room(void)
     return reservation_rate_wait() ? RESERVATION_RATE : RESERVED;
 }
 
+static enum reservation refused(enum reservation why, const char *what)
+{
+    trace(TRACE_ACCEPT, what, TRACE_NO_FD, "conns", gauge_count(&service_self()->conns),
+          "total-conns", gauge_count(&service.segment->conns));
+    return why;
+}
+
 enum reservation reservation_make(void)
 {
     struct segment *segment = service.segment;
@@ -113,24 +121,24 @@ enum reservation reservation_make(void)
     if (!service_intact())
         return RESERVED;
     if (atomic_load(&segment->admission) != ADMISSION_OPEN)
-        return RESERVATION_PAUSED;
+        return refused(RESERVATION_PAUSED, "no-slot-paused");
     if (!connection_features->room())
-        return RESERVATION_FULL;
+        return refused(RESERVATION_FULL, "no-slot-buffer");
     reservation_change_begins();
     if (!gauge_take(&segment->conns, total_ceiling())) {
         reservation_change_ends();
-        return RESERVATION_FULL;
+        return refused(RESERVATION_FULL, "no-slot-total-conns");
     }
     if (!gauge_take(&self->conns, own_ceiling())) {
         gauge_give(&segment->conns);
         reservation_change_ends();
-        return RESERVATION_FULL;
+        return refused(RESERVATION_FULL, "no-slot-conns");
     }
     if (!rate_take()) {
         gauge_give(&self->conns);
         gauge_give(&segment->conns);
         reservation_change_ends();
-        return RESERVATION_RATE;
+        return refused(RESERVATION_RATE, "no-slot-accept-rate");
     }
     return RESERVED;
 }

@@ -5,6 +5,7 @@
 #include "due.h"
 #include "polling.h"
 #include "real.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -98,6 +99,7 @@ static void reset(int fd, const struct flow *flow, uint32_t queued)
     /* Another process that holds it may have reset it before. */
     if (flow_at(descriptor_at(fd)) == flow && !has_hung_up(own >= 0 ? own : fd)) {
         flows_tell(fd, EVENT_STALL_RESET, queued);
+        trace(TRACE_OUTPUT, "stall-reset", fd, "queued", queued, NULL, 0);
         if (dissolved(own >= 0 ? own : fd, flow))
             service_count(COUNTER_STALLS_RESET, 1);
     }

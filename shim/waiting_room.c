@@ -6,6 +6,7 @@
 #include "real.h"
 #include "service.h"
 #include "spinlock.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <string.h>
@@ -109,6 +110,7 @@ bool waiting_room_park(uint32_t listener, int fd, struct guest guest)
         atomic_store(&room->count, count + 1);
         atomic_fetch_add(&waiting_room_occupants, 1);
         parked = true;
+        trace(TRACE_ACCEPT, "park", fd, "kind", guest.kind, "parked", count + 1);
         kernel_call(SYS_close, fd);
     }
     spinlock_give(&lock);

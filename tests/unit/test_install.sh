@@ -8,7 +8,7 @@ make --no-print-directory -s BUILD="${BUILD:-build}" PREFIX=/usr DESTDIR="$root"
 for file in bin/bpctl lib/libbackpressure.so share/man/man1/bpctl.1 share/man/man7/backpressure.7 \
     share/man/man8/libbackpressure.so.8 share/bash-completion/completions/bpctl share/zsh/site-functions/_bpctl \
     lib/systemd/system/backpressure@.service share/doc/backpressure/examples/limits.conf \
-    share/doc/backpressure/examples/dashboard.json; do
+    share/doc/backpressure/examples/dashboard.json share/doc/backpressure/examples/backpressure.py; do
     [ -f "$root/usr/$file" ] || {
         echo "FAILED: $file is not installed"
         exit 1

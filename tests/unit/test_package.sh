@@ -27,6 +27,7 @@ if [ "${1:-}" = inside ]; then
     said=$(LD_PRELOAD=libbackpressure.so BACKPRESSURE="name=package-$$ conns=5" bpctl ls 2>&1) || fail "by name: $said"
     man -w bpctl backpressure libbackpressure.so > /dev/null || fail "man pages"
     systemd-analyze verify /lib/systemd/system/backpressure-metrics.service 2>&1 | grep -i backpressure && fail "unit"
+    [ -f /usr/share/doc/backpressure/examples/backpressure.py ] || fail "the script for gdb"
     [ -d /etc/backpressure ] || fail "no /etc/backpressure"
     mapfile -t files < <(dpkg -L backpressure | grep -E 'bpctl|backpressure')
     dpkg --purge backpressure > /dev/null || fail "dpkg --purge"
