@@ -30,8 +30,8 @@ SANITIZE ?=
 
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
 	-Wundef -Wpointer-arith -Wno-format-nonliteral -Werror
-COMMON := -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) $(SANITIZE) -MMD -MP
-# Fortified calls are glibc's alone, and the library loads in musl, too (shim/libc.h).
+COMMON := -std=c11 -D_GNU_SOURCE -Ishim $(WARNINGS) $(CFLAGS) $(SANITIZE) -MMD -MP
+# Fortified calls are glibc's alone, and the library loads in musl, too (shim/base/libc.h).
 SHIM_FLAGS := $(COMMON) -fPIC -fvisibility=hidden -U_FORTIFY_SOURCE
 TOOL_FLAGS := $(COMMON)
 # Who is told the version, and where things will be.
@@ -44,13 +44,12 @@ V ?=
 Q := $(if $(V),,@)
 say = $(if $(V),,@echo "  $(1) $@")
 
-SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*.c shim/*/*.c))
+SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED_ROOMS := limits grammar grammar_read grammar_write segment histogram sockdiag gate real sandbox libc lookup \
-	clock growth liveness finding joining
+SHARED_ROOMS := limits/limits limits/grammar limits/grammar_read limits/grammar_write segment/segment base/histogram base/sockdiag fd/gate base/real base/sandbox base/libc base/lookup base/clock segment/growth process/liveness segment/finding process/joining
 SHARED := $(patsubst %,$(BUILD)/shim/%.o,$(SHARED_ROOMS))
 # Recognising what a client speaks, and refusing it in that.
-DIALECT_ROOMS := busy chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))
+DIALECT_ROOMS := base/chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))
 DIALECTS := $(patsubst %,$(BUILD)/shim/%.o,$(DIALECT_ROOMS))
 POLICIES := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/policy/*.c))
 # PROBE=yes: bpctl has the eBPF probe in it; no: it has not; auto: where clang, bpftool and libbpf-dev are at hand.
@@ -159,7 +158,7 @@ $(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
 	$(Q)$(CC) $(COMMON) -c -o $@ $<
 
 # The rooms of the shim that unit tests are about, in musl as well (tests/musl/tests.mk).
-UNIT_ROOMS := $(SHARED) $(DIALECTS) $(POLICIES) $(BUILD)/shim/lease_lock.o
+UNIT_ROOMS := $(SHARED) $(DIALECTS) $(POLICIES) $(BUILD)/shim/base/lease_lock.o
 
 $(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(UNIT_ROOMS)
 	$(call say,LD)
@@ -231,7 +230,7 @@ bench: tests
 FUZZ := limits busy segment
 FUZZ_SECONDS ?= 3600
 FUZZ_BUILD := $(BUILD)/fuzz
-FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE $(filter-out -Wmissing-prototypes,$(WARNINGS)) -O1 -g -fPIC \
+FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE -Ishim $(filter-out -Wmissing-prototypes,$(WARNINGS)) -O1 -g -fPIC \
 	-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -MMD -MP \
 	$(PLACES)
 FUZZ_SHARED := $(patsubst %,$(FUZZ_BUILD)/shim/%.o,$(SHARED_ROOMS) $(DIALECT_ROOMS))
@@ -267,7 +266,7 @@ deps:
 
 # --- what reads the sources ---
 
-SOURCES := $(wildcard shim/*.[ch] shim/*/*.[ch] tools/*.[ch] tests/*/*.[ch] bpf/*.[ch])
+SOURCES := $(wildcard shim/*/*.[ch] tools/*.[ch] tests/*/*.[ch] bpf/*.[ch])
 
 .PHONY: format
 format:
@@ -277,10 +276,11 @@ format:
 lint: $(BUILD)/libbackpressure.so
 	clang-format --dry-run --Werror $(SOURCES)
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
-		--suppress=missingIncludeSystem --error-exitcode=1 -j2 -D_GNU_SOURCE -D__x86_64__ \
+		--suppress=missingIncludeSystem --error-exitcode=1 -j2 -D_GNU_SOURCE -D__x86_64__ -Ishim \
 		shim tools tests
 	BUILD=$(BUILD) tests/unit/test_symbols.sh
 	/usr/bin/python3 tests/unit/test_comments.py
+	/usr/bin/python3 tests/unit/test_floors.py
 
 # --- installing ---
 

@@ -2,7 +2,7 @@
 #include "commands.h"
 #include "truncation.h"
 
-#include "../shim/limits.h"
+#include "../shim/limits/limits.h"
 
 #include <getopt.h>
 #include <stdarg.h>

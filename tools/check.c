@@ -6,7 +6,7 @@
 #include "reach.h"
 #include "services.h"
 
-#include "../shim/sockdiag.h"
+#include "../shim/base/sockdiag.h"
 
 #include <ctype.h>
 #include <dirent.h>

@@ -6,7 +6,7 @@
 #include "loader.h"
 #include "services.h"
 
-#include "../shim/sockdiag.h"
+#include "../shim/base/sockdiag.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

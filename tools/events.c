@@ -13,7 +13,7 @@
 
 #define EVENT(id, name) [EVENT_##id] = name,
 static const char *const kind_names[EVENT_KINDS] = {
-#include "../shim/events.def"
+#include "../shim/segment/events.def"
 };
 #undef EVENT
 

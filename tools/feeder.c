@@ -3,7 +3,7 @@
 
 #include "services.h"
 
-#include "../shim/due.h"
+#include "../shim/base/due.h"
 
 #include <arpa/inet.h>
 #include <stdio.h>

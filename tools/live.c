@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "live.h"
 
-#include "../shim/gate.h"
-#include "../shim/sockdiag.h"
+#include "../shim/base/sockdiag.h"
+#include "../shim/fd/gate.h"
 
 #include <dirent.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
 
 #include "truncation.h"
 
-#include "../shim/finding.h"
+#include "../shim/segment/finding.h"
 
 #include <stdio.h>
 #include <stdlib.h>

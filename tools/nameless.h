@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Services whose file has lost its name: see ../shim/finding.h.
+ * Services whose file has lost its name: see ../shim/segment/finding.h.
  */
 #ifndef BPCTL_NAMELESS_H
 #define BPCTL_NAMELESS_H
 
-#include "services.h"
+#include "service_file.h"
 
 struct nameless_wanted {
     const char *name;

@@ -23,7 +23,7 @@
 #define OWN_MACHINE EM_NONE
 #endif
 
-/* The oldest glibc that the shim loads in: shim/libc.h. */
+/* The oldest glibc that the shim loads in: shim/base/libc.h. */
 #ifdef __riscv
 #define OLDEST_GLIBC "GLIBC_2.27"
 #else

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "progress.h"
 
-#include "../shim/segment.h"
+#include "../shim/segment/segment.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
 #include "reach.h"
 #include "services.h"
 
-#include "../shim/joining.h"
+#include "../shim/process/joining.h"
 
 #include <errno.h>
 #include <getopt.h>

@@ -5,7 +5,7 @@
 #include "nameless.h"
 #include "truncation.h"
 
-#include "../shim/joining.h"
+#include "../shim/process/joining.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -14,9 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define SHARED_MEMORY "/dev/shm"
@@ -61,26 +59,6 @@ static enum segment_result open_in(const char *directory, uid_t owner, const cha
     if (result == SEGMENT_OK)
         truncation_mapped(service->segment);
     return result;
-}
-
-struct onlooker service_onlooker(const struct service_file *service)
-{
-    static uint64_t own_namespace;
-    if (!own_namespace)
-        own_namespace = liveness_own_namespace();
-    return (struct onlooker){own_namespace, service->fd};
-}
-
-void service_close(struct service_file *service)
-{
-    if (service->segment) {
-        truncation_unmapped(service->segment);
-        munmap(service->segment, sizeof *service->segment);
-    }
-    if (service->fd >= 0)
-        close(service->fd);
-    service->segment = NULL;
-    service->fd = -1;
 }
 
 /* Calls `visit` with each directory of segments: the caller's own first. */
@@ -239,16 +217,6 @@ void services_each(void (*visit)(struct service_file *, enum segment_result, voi
     nameless_each(visit, context);
 }
 
-unsigned service_processes(const struct service_file *service)
-{
-    struct onlooker onlooker = service_onlooker(service);
-    uint32_t used = atomic_load(&service->segment->processes_used);
-    unsigned alive = 0;
-    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
-        alive += liveness_of_entry(service->segment, i, &onlooker) != LIVENESS_GONE;
-    return alive;
-}
-
 void service_watch(const struct service_file *service)
 {
     struct segment *segment = service->segment;
@@ -258,24 +226,6 @@ void service_watch(const struct service_file *service)
     bool at_work = until > now && until - now <= SEGMENT_WATCH_NS;
     for (uint32_t i = 0; !at_work && i < used && i < SEGMENT_PROCESSES; i++)
         atomic_fetch_add(&segment->process[i].override_sequence, 1);
-}
-
-bool service_has_process(const struct service_file *service, pid_t pid)
-{
-    struct stat status;
-    char path[64], line[512];
-    unsigned long inode;
-    unsigned major_number, minor_number;
-    bool found = false;
-
-    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
-    FILE *maps = fstat(service->fd, &status) == 0 ? fopen(path, "re") : NULL;
-    while (maps && !found && fgets(line, sizeof line, maps))
-        found = sscanf(line, "%*s %*s %*s %x:%x %lu", &major_number, &minor_number, &inode) == 3 &&
-                inode == status.st_ino && makedev(major_number, minor_number) == status.st_dev;
-    if (maps)
-        fclose(maps);
-    return found;
 }
 
 /* The directory's lock keeps a service from starting in this file meanwhile; -1 without it. */
@@ -366,7 +316,7 @@ const char *counter_name(unsigned counter)
 {
 #define COUNTER(id, name) [COUNTER_##id] = name,
     static const char *const names[COUNTERS] = {
-#include "../shim/counters.def"
+#include "../shim/segment/counters.def"
     };
 #undef COUNTER
     return counter < COUNTERS ? names[counter] : NULL;

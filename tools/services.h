@@ -8,24 +8,11 @@
 #ifndef BPCTL_SERVICES_H
 #define BPCTL_SERVICES_H
 
-#include "../shim/liveness.h"
-#include "../shim/segment.h"
+#include "service_file.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
-
-struct service_file {
-    char name[SERVICE_NAME_MAX];
-    char path[SEGMENT_PATH_MAX];
-    uid_t owner;
-    struct segment *segment;
-    int fd;
-    bool lost; /* the file has no name any more; `path` is where it was */
-};
-
-/* How this process looks at those of the service. */
-struct onlooker service_onlooker(const struct service_file *service);
 
 /*
  * Opens the service `name`: the caller's own, or, for root, any user's that is more at work. On
@@ -35,8 +22,6 @@ bool service_open(const char *name, struct service_file *service);
 
 /* The same for the service of one user, without a word on failure. */
 bool service_open_of(const char *name, uid_t owner, struct service_file *service);
-
-void service_close(struct service_file *service);
 
 /* Calls `visit` for each segment file that the caller may read, opened or not (then `result` tells
  * why). The visitor does not close it. */
@@ -120,15 +105,6 @@ void service_view(const struct service_file *service, struct service_view *view)
  * while nobody looks. Then `sojourn` of a view fills.
  */
 void service_watch(const struct service_file *service);
-
-/*
- * Whether the process `pid` has the service's segment mapped. A segment can name any process as its
- * own; one to which something is done must be found to be.
- */
-bool service_has_process(const struct service_file *service, pid_t pid);
-
-/* How many of its processes live. */
-unsigned service_processes(const struct service_file *service);
 
 /* A limit as it holds for one process of the service. */
 uint64_t limit_of_process(const struct service_view *view, const struct process_view *process,

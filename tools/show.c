@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-#include "../shim/sandbox.h"
+#include "../shim/base/sandbox.h"
 #include "commands.h"
 #include "pids.h"
 #include "services.h"

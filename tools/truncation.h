@@ -5,7 +5,7 @@
 #ifndef BPCTL_TRUNCATION_H
 #define BPCTL_TRUNCATION_H
 
-#include "../shim/segment.h"
+#include "../shim/segment/segment.h"
 
 /* From now on bpctl ends with one line and exit code 1 when it happens. */
 void truncation_ends(void);

@@ -5,8 +5,8 @@
  */
 #include "pids.h"
 
-#include "../shim/growth.h"
-#include "../shim/sockdiag.h"
+#include "../shim/base/sockdiag.h"
+#include "../shim/segment/growth.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 #include <string.h>
 #include <strings.h>

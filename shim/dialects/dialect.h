@@ -6,7 +6,7 @@
 #ifndef BACKPRESSURE_DIALECT_H
 #define BACKPRESSURE_DIALECT_H
 
-#include "../limits.h"
+#include "limits/limits.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -48,7 +48,7 @@ struct dialect {
 };
 
 #define DIALECT(id, symbol, choice) extern const struct dialect symbol;
-#include "dialects.def"
+#include "limits/dialects.def"
 #undef DIALECT
 
 /* Whether what was sent begins with `words`, or might go on to. */

@@ -2,7 +2,7 @@
 /*
  * FTP, where the server speaks first: 421 in place of its greeting.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 /* RFC 959, 4.2.1. */
 static size_t refuse(const struct busy_answer *answer)

@@ -2,9 +2,9 @@
 /*
  * HTTP/1.x: 503 with Retry-After.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
-#include "../chance.h"
+#include "base/chance.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -2,7 +2,7 @@
 /*
  * HTTP/2 in clear: a GOAWAY that lets the client send everything again.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 /* RFC 9113, 3.4. */
 static enum busy_recognition recognise(const struct busy_client *client)

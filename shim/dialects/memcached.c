@@ -2,7 +2,7 @@
 /*
  * memcached: the text protocol with its meta commands, and the binary one.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
 /*
  * MySQL and MariaDB, where the server speaks first: error 1040 in place of its greeting.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 /* The client/server protocol's ERR_Packet, without an SQL state before capabilities are agreed:
  * ER_CON_COUNT_ERROR (1040). */

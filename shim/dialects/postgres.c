@@ -2,7 +2,7 @@
 /*
  * PostgreSQL: what a connection begins with, after its documentation's "Message Formats".
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
 /*
  * The Redis serialization protocol.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 /* An array of bulk strings, or a command typed inline. */
 static enum busy_recognition recognise(const struct busy_client *client)

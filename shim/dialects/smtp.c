@@ -2,7 +2,7 @@
 /*
  * SMTP, where the server speaks first: 421 in place of its greeting.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -2,7 +2,7 @@
 /*
  * `busy=text:STRING`: the operator's own words, whatever the client speaks.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 static size_t refuse(const struct busy_answer *answer)
 {

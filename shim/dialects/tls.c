@@ -2,7 +2,7 @@
 /*
  * TLS, whatever is spoken inside: a fatal alert before the handshake.
  */
-#include "dialect.h"
+#include "dialects/dialect.h"
 
 /* RFC 8446, 5.1 and 4: a handshake record, whose first message is a ClientHello. */
 static enum busy_recognition recognise(const struct busy_client *client)

@@ -32,7 +32,7 @@
 #ifndef BACKPRESSURE_AUTO_LIMIT_H
 #define BACKPRESSURE_AUTO_LIMIT_H
 
-#include "../segment.h"
+#include "segment/segment.h"
 
 #include <stdbool.h>
 #include <stdint.h>

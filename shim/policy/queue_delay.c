@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-#include "queue_delay.h"
+#include "policy/queue_delay.h"
 
 #define MILLISECOND UINT64_C(1000000)
 /* RFC 8289, 3.1: long against the target, and short against the patience of clients. */

@@ -24,7 +24,7 @@
 #ifndef BACKPRESSURE_QUEUE_DELAY_H
 #define BACKPRESSURE_QUEUE_DELAY_H
 
-#include "../segment.h"
+#include "segment/segment.h"
 
 /* A queue as it is now, in connections. */
 struct queue_depth {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-#include "retry_schedule.h"
+#include "policy/retry_schedule.h"
 
 #define LEAST 10
 #define THOUSANDTHS 1000

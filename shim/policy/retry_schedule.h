@@ -14,7 +14,7 @@
 #ifndef BACKPRESSURE_RETRY_SCHEDULE_H
 #define BACKPRESSURE_RETRY_SCHEDULE_H
 
-#include "../limits.h"
+#include "limits/limits.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -4,8 +4,8 @@
  *
  * Input: the operator's choice, the port (2 bytes), flags, then what the client sent.
  */
-#include "../../shim/busy.h"
-#include "../../shim/limits.h"
+#include "../../shim/dialects/busy.h"
+#include "../../shim/limits/limits.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,7 @@
  * The grammar of limits under hostile text: as words of BACKPRESSURE, and as lines of a
  * configuration file (the first byte chooses). What was taken must come back from its own writing.
  */
-#include "../../shim/limits.h"
+#include "../../shim/limits/limits.h"
 
 #include <stdint.h>
 #include <stdio.h>

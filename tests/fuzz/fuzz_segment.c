@@ -7,8 +7,8 @@
  * commands do all that they would do to a service that runs. Run with -close_fd_mask=3: what the
  * commands print is of no interest.
  */
-#include "../../shim/joining.h"
-#include "../../shim/liveness.h"
+#include "../../shim/process/joining.h"
+#include "../../shim/process/liveness.h"
 #include "../../tools/commands.h"
 #include "../../tools/exposition.h"
 #include "../../tools/rates.h"

@@ -5,11 +5,11 @@
 
 MUSL := $(BUILD)/musl
 MUSL_CC := musl-gcc
-MUSL_FLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) -Wno-clobbered $(CFLAGS) -MMD -MP -isystem $(MUSL)/include
+MUSL_FLAGS := -std=c11 -D_GNU_SOURCE -Ishim $(WARNINGS) -Wno-clobbered $(CFLAGS) -MMD -MP -isystem $(MUSL)/include
 MUSL_UNIT := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(UNIT))
 MUSL_UNDER_SHIM := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(filter-out %/test_scale,$(UNDER_SHIM)))
 MUSL_SERVERS := $(MUSL)/tests/acceptor $(MUSL)/tests/echo
-MUSL_OBJECTS := $(filter-out $(BUILD)/shim/libc.o,$(UNIT_ROOMS)) $(MUSL)/libc.o
+MUSL_OBJECTS := $(filter-out $(BUILD)/shim/base/libc.o,$(UNIT_ROOMS)) $(MUSL)/libc.o
 
 .PHONY: musl-tests
 musl-tests: all $(MUSL_UNIT) $(MUSL_UNDER_SHIM) $(MUSL_SERVERS)
@@ -31,7 +31,7 @@ $(MUSL)/lib/libcmocka.so.0: tests/musl/fortified.c $(MADE_WITH)/compiler
 		$(MUSL_CC) -Wall -Wextra -Werror -O2 -fPIC -shared -o $(@D)/$$name $< || exit 1; done
 
 # ld asks for versions of glibc's symbols where the loader of musl ignores them.
-$(MUSL)/libc.o: $(BUILD)/shim/libc.o
+$(MUSL)/libc.o: $(BUILD)/shim/base/libc.o
 	@mkdir -p $(@D)
 	$(Q)nm -u $< | awk '$$2 ~ /@/ { split($$2, part, "@"); print $$2, part[1] }' > $(MUSL)/versions
 	$(Q)objcopy --redefine-syms=$(MUSL)/versions $< $@

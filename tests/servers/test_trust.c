@@ -17,7 +17,7 @@
 
 #include <cmocka.h>
 
-#include "../../shim/segment.h"
+#include "../../shim/segment/segment.h"
 
 #define WITHIN_MS 60000
 #define LIMITS(...) ((const char *const[]){__VA_ARGS__, NULL})

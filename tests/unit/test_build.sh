@@ -60,7 +60,7 @@ said=$(made CC=/nonexistent/gcc "$build/bpctl") && fail "built without a compile
 says_one_line "missing: /nonexistent/gcc" "$said"
 
 # --- other flags, another version and other places ---
-one="$build/shim/limits.o $build/tools/run.o $build/tools/ls.o"
+one="$build/shim/limits/limits.o $build/tools/run.o $build/tools/ls.o"
 made $one > /dev/null
 [ "$(compiled $one)" = 0 ] || fail "nothing changed, and something is made anew"
 [ "$(compiled CFLAGS=-O1 $one)" = 3 ] || fail "other flags do not build anew"

@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#include "../../shim/grammar.h"
-#include "../../shim/limits.h"
+#include "../../shim/limits/grammar.h"
+#include "../../shim/limits/limits.h"
 
 static struct limits_source source;
 

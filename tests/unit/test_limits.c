@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "../../shim/limits.h"
+#include "../../shim/limits/limits.h"
 
 static struct limits_source source;
 

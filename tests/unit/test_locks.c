@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "../../shim/lease_lock.h"
+#include "../../shim/base/lease_lock.h"
 
 #define MILLISECOND UINT64_C(1000000)
 #define START_NS (UINT64_C(1000) * 1000 * MILLISECOND)

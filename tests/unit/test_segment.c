@@ -19,10 +19,10 @@
 
 #include <cmocka.h>
 
-#include "../../shim/finding.h"
-#include "../../shim/growth.h"
-#include "../../shim/joining.h"
-#include "../../shim/liveness.h"
+#include "../../shim/process/joining.h"
+#include "../../shim/process/liveness.h"
+#include "../../shim/segment/finding.h"
+#include "../../shim/segment/growth.h"
 
 static char directory[] = "/dev/shm/backpressure-unit-XXXXXX";
 static struct limits limits;
@@ -463,10 +463,10 @@ static void every_number_has_a_name_of_its_own(void **state)
 #define COUNTER(id, name) name,
 #define EVENT(id, name) name,
     static const char *const counters[] = {
-#include "../../shim/counters.def"
+#include "../../shim/segment/counters.def"
     };
     static const char *const events[] = {
-#include "../../shim/events.def"
+#include "../../shim/segment/events.def"
     };
     (void)state;
     assert_int_equal(sizeof counters / sizeof *counters, COUNTERS);

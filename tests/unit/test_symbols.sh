@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 # The library exports the table in symbols.txt and nothing else, and needs libc and nothing else: glibc of the
-# oldest version that is promised, or musl (shim/libc.h).
+# oldest version that is promised, or musl (shim/base/libc.h).
 set -eu
 library=${BUILD:-build}/libbackpressure.so
 table=$(dirname "$0")/symbols.txt

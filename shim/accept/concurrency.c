@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "accept/concurrency.h"
+
+#include "accept/connections.h"
+#include "policy/auto_limit.h"
+#include "process/service.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+bool concurrency_wanted(void)
+{
+    return limit_is_auto(segment_limit(service.segment, LIMIT_TOTAL_CONNS)) ||
+           limit_is_auto(service_limit(LIMIT_CONNS));
+}
+
+static void tell(const struct auto_limit_change *change)
+{
+    unsigned long long took = change->sojourn_us, least = change->least_us;
+    char text[SEGMENT_EVENT_TEXT];
+    snprintf(text, sizeof text, "an answer takes %llu.%llu ms, %llu.%llu at least", took / 1000,
+             took / 100 % 10, least / 1000, least / 100 % 10);
+    service_event(EVENT_CEILING, change->ceiling, text);
+}
+
+static void follow(struct segment_concurrency *found, uint64_t limit, const struct gauge *conns,
+                   uint64_t sojourn_ns, uint64_t now)
+{
+    if (!limit_is_auto(limit))
+        return;
+    struct auto_limit_answer answer = {.inside = gauge_count(conns), .sojourn_ns = sojourn_ns};
+    struct auto_limit_change change = auto_limit_answered(found, limit, answer, now);
+    if (change.worth_telling)
+        tell(&change);
+    if (change.raised) {
+        reservation_room_made();
+    }
+}
+
+void concurrency_answered(uint64_t sojourn_ns)
+{
+    uint64_t now = monotonic_ns();
+    int saved = errno;
+    follow(&service.segment->concurrency, segment_limit(service.segment, LIMIT_TOTAL_CONNS),
+           &service.segment->conns, sojourn_ns, now);
+    follow(&service_self()->concurrency, service_limit(LIMIT_CONNS), &service_self()->conns,
+           sojourn_ns, now);
+    errno = saved;
+}

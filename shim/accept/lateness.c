@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "accept/lateness.h"
+
+#include "base/real.h"
+#include "process/service.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+#define MILLISECOND UINT64_C(1000000)
+
+uint64_t lateness_target(void)
+{
+    uint64_t target = segment_limit(service.segment, LIMIT_QUEUE_DELAY);
+    if (target != QUEUE_DELAY_WITH_AUTO)
+        return target;
+    return limit_is_auto(segment_limit(service.segment, LIMIT_TOTAL_CONNS)) ||
+                   limit_is_auto(service_limit(LIMIT_CONNS))
+               ? QUEUE_DELAY_AUTO_NS
+               : LIMIT_OFF;
+}
+
+static bool ask(int fd, struct tcp_info *info)
+{
+    socklen_t length = sizeof *info;
+    int saved = errno;
+    bool known = kernel_call(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, info, &length) == 0;
+    errno = saved;
+    return known;
+}
+
+struct queue_client lateness_ask(int fd)
+{
+    struct tcp_info info = {0};
+    if (!ask(fd, &info))
+        return (struct queue_client){0};
+    return (struct queue_client){info.tcpi_last_ack_recv * MILLISECOND,
+                                 info.tcpi_state == TCP_CLOSE_WAIT};
+}
+
+/* Of a listener, tcpi_unacked is the length of the accept queue, and tcpi_sacked its backlog. */
+static struct tcp_info queue_of(int fd)
+{
+    struct tcp_info info = {0};
+    ask(fd, &info);
+    return info;
+}
+
+uint32_t lateness_queue(int fd)
+{
+    return queue_of(fd).tcpi_unacked;
+}
+
+bool lateness_stands(const struct listener *listener)
+{
+    if (!listener->shared)
+        return false;
+    _Atomic uint64_t *standing = &listener->shared->standing_until_ns;
+    uint64_t until = atomic_load_explicit(standing, memory_order_relaxed);
+    if (until == 0 || until > monotonic_ns())
+        return until != 0;
+    /* It is over: nobody has to ask the clock until a queue stands again. */
+    atomic_compare_exchange_strong(standing, &until, 0);
+    return false;
+}
+
+bool lateness_suspects(const struct listener *listener)
+{
+    const struct segment_listener *shared = listener->shared;
+    return shared && (atomic_load_explicit(&shared->late_from_ns, memory_order_relaxed) ||
+                      atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed));
+}
+
+bool lateness_overfills(int fd, const struct listener *listener)
+{
+    if (!lateness_stands(listener))
+        return false;
+    struct tcp_info queue = queue_of(fd);
+    return queue.tcpi_unacked * 2 > queue.tcpi_sacked;
+}
+
+static struct queue_depth depth_of(void *context)
+{
+    struct tcp_info queue = queue_of(*(const int *)context);
+    return (struct queue_depth){.waiting = queue.tcpi_unacked, .backlog = queue.tcpi_sacked};
+}
+
+bool lateness_sheds(int fd, struct listener *listener, struct queue_client client,
+                    uint64_t target_ns)
+{
+    struct queue_look look = {.depth = depth_of, .context = &fd, .tells = fd >= 0};
+    return listener->shared &&
+           queue_delay_sheds(listener->shared, client, target_ns, look, monotonic_ns());
+}

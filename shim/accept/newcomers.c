@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "accept/newcomers.h"
+
+#include "accept/connections.h"
+#include "accept/flood.h"
+#include "accept/lateness.h"
+#include "accept/listener_gates.h"
+#include "accept/peers.h"
+#include "accept/shedding.h"
+#include "accept/since_wait.h"
+#include "accept/waiting_room.h"
+#include "base/due.h"
+#include "base/real.h"
+#include "base/trace.h"
+#include "process/descriptors.h"
+#include "process/service.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#define MILLISECOND UINT64_C(1000000)
+#define REFUSALS_PER_BILL 16
+#define WAIT_SAMPLE_EVERY_NS (10 * MILLISECOND) /* of accept waits, without queue-delay */
+
+enum when_full newcomers_when_full(void)
+{
+    return (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);
+}
+
+bool newcomers_anybody_exempt(void)
+{
+    return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
+}
+
+/* How those are turned away that hold keeps waiting for too long. */
+static enum when_full refusal(void)
+{
+    return newcomers_when_full() == WHEN_FULL_RESET ? WHEN_FULL_RESET : WHEN_FULL_BUSY;
+}
+
+/* --- who waits in the waiting room --- */
+
+static void shed_parked_at(uint32_t index, struct listener *listener, uint64_t target)
+{
+    uint64_t since;
+    while ((since = waiting_room_since(index)) > 0 &&
+           lateness_sheds(-1, listener, (struct queue_client){monotonic_ns() - since, false},
+                          target)) {
+        int fd = waiting_room_take_first(index);
+        if (fd >= 0)
+            shedding_refuse(fd, refusal(), true, true);
+    }
+}
+
+static void refuse_parked_at(uint32_t index)
+{
+    int fd;
+    while ((fd = waiting_room_take_first(index)) >= 0)
+        shedding_refuse(fd, newcomers_when_full(), false, true);
+}
+
+void newcomers_attend(void)
+{
+    enum reservation room = reservation_room();
+    uint64_t target = lateness_target();
+    bool holds = newcomers_when_full() == WHEN_FULL_HOLD || room != RESERVATION_FULL;
+    if (room == RESERVED || (holds && target == LIMIT_OFF))
+        return;
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *listener = waiting_room_count(i) ? listeners_number(i) : NULL;
+        if (listener && !holds)
+            refuse_parked_at(i);
+        else if (listener)
+            shed_parked_at(i, listener, target);
+    }
+}
+
+/* Hands the address out as accept(2) does: cut to the room there is, with its full length. */
+static void hand_out_address(const struct admission *admission, const struct sockaddr_storage *from,
+                             socklen_t from_length)
+{
+    if (!admission->address || !admission->length)
+        return;
+    socklen_t room = *admission->length;
+    memcpy(admission->address, from, room < from_length ? room : from_length);
+    *admission->length = from_length;
+}
+
+/* It may have been accepted under other flags than this accept's; unparked with FD_CLOEXEC. */
+static void hand_out_parked(const struct admission *admission, int fd)
+{
+    struct sockaddr_storage from = {0};
+    socklen_t length = sizeof from;
+    if (!(admission->flags & SOCK_CLOEXEC))
+        kernel_call(SYS_fcntl, fd, F_SETFD, 0);
+    kernel_call(SYS_fcntl, fd, F_SETFL, admission->flags & SOCK_NONBLOCK ? O_NONBLOCK : 0);
+    if (kernel_call(SYS_getpeername, fd, &from, &length) < 0)
+        length = 0; /* the client has gone; accept(2) hands such connections out, too */
+    hand_out_address(admission, &from, length);
+    listener_gates_ungate_accepted(admission->wait.listener, fd);
+}
+
+int newcomers_admit_parked(const struct admission *admission)
+{
+    struct listener *listener = admission->wait.listener;
+    uint32_t index = listeners_index(listener), peer;
+    uint64_t target = lateness_target();
+    if (target != LIMIT_OFF)
+        shed_parked_at(index, listener, target);
+    int fd = waiting_room_next(index, &peer);
+    if (fd < 0)
+        return -1;
+    hand_out_parked(admission, fd);
+    connections_commit(fd, listener->family, listener->auditable, peer);
+    trace(TRACE_ACCEPT, "commit-parked", fd, "listener", (uint64_t)admission->wait.fd,
+          "total-conns", gauge_count(&service.segment->conns));
+    return fd;
+}
+
+int newcomers_admit_exempt(const struct admission *admission)
+{
+    int fd = waiting_room_next_exempt(listeners_index(admission->wait.listener));
+    if (fd < 0)
+        return -1;
+    descriptor_put(fd, 0);
+    hand_out_parked(admission, fd);
+    return fd;
+}
+
+/* --- turning away --- */
+
+bool newcomers_attended(const struct admission *admission)
+{
+    return admission->screening || admission->blocking || since_wait_comes_back();
+}
+
+void newcomers_bill(struct admission *admission)
+{
+    uint64_t spent = spent_ns();
+    if (admission->billed_ns)
+        flood_refused(spent - admission->billed_ns);
+    admission->billed_ns = spent;
+}
+
+static int refuse(struct admission *admission, int fd, enum when_full how, bool late)
+{
+    if (admission->refusals++ % REFUSALS_PER_BILL == 0)
+        newcomers_bill(admission);
+    listeners_note_refusal(admission->wait.listener);
+    trace(TRACE_ACCEPT, late ? "refuse-late" : "refuse", fd, "listener",
+          (uint64_t)admission->wait.fd, "refusals", admission->refusals);
+    shedding_refuse(fd, how, late, newcomers_attended(admission));
+    return TRY_AGAIN;
+}
+
+static int park(struct admission *admission, int fd, struct peer_key key, uint64_t waited_ns)
+{
+    service_count(COUNTER_HELD, 1);
+    listeners_note_refusal(admission->wait.listener);
+    struct guest guest = {.key = key, .kind = GUEST_HELD, .since_ns = monotonic_ns() - waited_ns};
+    if (!waiting_room_park(listeners_index(admission->wait.listener), fd, guest))
+        return refuse(admission, fd, WHEN_FULL_RESET, false);
+    return TRY_AGAIN;
+}
+
+/* Nobody is told of it but the accept that the program makes next. */
+static int promise(struct admission *admission, int fd, struct peer_key key, enum guest_kind kind)
+{
+    struct guest guest = {.key = key, .kind = kind};
+    if (!waiting_room_park(listeners_index(admission->wait.listener), fd, guest))
+        return refuse(admission, fd, WHEN_FULL_RESET, false);
+    return PROMISED;
+}
+
+void newcomers_give_slot_back(struct admission *admission)
+{
+    if (!admission->blocking) {
+        reservation_cancel();
+        return;
+    }
+    reservation_cancel_quietly();
+    admission->owes_wake = true;
+}
+
+void newcomers_wake(struct admission *admission)
+{
+    if (service_active())
+        segment_wake(service.segment, false);
+    admission->owes_wake = false;
+}
+
+/* Over peer-conns: others must not wait behind it, so it cannot stay in the kernel's queue. */
+static int turn_away_peer(struct admission *admission, int fd, struct peer_key key,
+                          uint64_t waited_ns)
+{
+    newcomers_give_slot_back(admission);
+    trace(TRACE_ACCEPT, "cancel-peer-conns", fd, "waited_us", waited_ns / 1000, NULL, 0);
+    if (newcomers_when_full() != WHEN_FULL_HOLD)
+        return refuse(admission, fd, newcomers_when_full(), false);
+    return park(admission, fd, key, waited_ns);
+}
+
+/* --- taking one out of the kernel's queue --- */
+
+static bool is_exempt(const struct sockaddr_storage *from)
+{
+    uint8_t address[16] = {[10] = 0xff, [11] = 0xff};
+    if (!newcomers_anybody_exempt())
+        return false;
+    if (from->ss_family == AF_INET)
+        memcpy(address + 12, &((const struct sockaddr_in *)from)->sin_addr, 4);
+    else if (from->ss_family == AF_INET6)
+        memcpy(address, &((const struct sockaddr_in6 *)from)->sin6_addr, 16);
+    else
+        return false;
+    struct limits limits;
+    segment_read_limits(service.segment, &limits);
+    return limits_exempt(&limits, address);
+}
+
+/* How long the client of the accepted `fd` waited: with queue-delay the kernel is asked about each,
+ * otherwise now and then, to tell operators. */
+static struct queue_client ask_about(const struct admission *admission, int fd)
+{
+    static _Atomic uint64_t next_look_ns;
+    struct queue_client client = {.waited_ns = 0};
+    if (admission->wait.listener->family == AF_UNIX ||
+        (lateness_target() == LIMIT_OFF &&
+         !due_claim(&next_look_ns, monotonic_ns(), WAIT_SAMPLE_EVERY_NS)))
+        return client;
+    client = lateness_ask(fd);
+    histogram_add(&service.segment->accept_wait, client.waited_ns);
+    return client;
+}
+
+static bool is_late(const struct admission *admission, struct queue_client client)
+{
+    uint64_t target = lateness_target();
+    return target != LIMIT_OFF &&
+           lateness_sheds(admission->wait.fd, admission->wait.listener, client, target);
+}
+
+/*
+ * The kernel's accept, which must not be left half way: cancellation waits until it is accounted.
+ * Where the program's descriptors have run out, it shall not be for those that the shim has.
+ */
+static int accept_real(const struct admission *admission, struct sockaddr_storage *from,
+                       socklen_t *length)
+{
+    int fd;
+    do {
+        *length = sizeof *from;
+        fd = (int)kernel_call(SYS_accept4, admission->wait.fd, from, length, admission->flags);
+    } while (fd < 0 && errno == EMFILE && (shedding_give_back() || waiting_room_give_back()));
+    return fd;
+}
+
+static int nobody_came(struct admission *admission, bool reserved)
+{
+    const struct listener *listener = admission->wait.listener;
+    int saved = errno;
+    if (reserved)
+        newcomers_give_slot_back(admission);
+    if (saved == EAGAIN && listener->shared)
+        atomic_store_explicit(&listener->shared->crowded, 0, memory_order_relaxed);
+    errno = saved;
+    return saved == EAGAIN ? NOBODY : -1;
+}
+
+static int hand_out_exempt(struct admission *admission, int fd, const struct sockaddr_storage *from,
+                           socklen_t length)
+{
+    service_count(COUNTER_EXEMPTED, 1);
+    trace(TRACE_ACCEPT, "exempt", fd, NULL, 0, NULL, 0);
+    if (admission->screening)
+        return promise(admission, fd, (struct peer_key){{0}}, GUEST_EXEMPT);
+    listener_gates_ungate_accepted(admission->wait.listener, fd);
+    descriptor_put(fd, 0);
+    hand_out_address(admission, from, length);
+    return fd;
+}
+
+int newcomers_take(struct admission *admission, bool reserved)
+{
+    struct sockaddr_storage from = {0};
+    socklen_t length;
+    struct listener *listener = admission->wait.listener;
+    uint32_t peer;
+
+    int fd = accept_real(admission, &from, &length);
+    if (fd < 0)
+        return nobody_came(admission, reserved);
+    if (is_exempt(&from)) {
+        if (reserved)
+            newcomers_give_slot_back(admission);
+        return hand_out_exempt(admission, fd, &from, length);
+    }
+    struct peer_key key = peers_key(&from);
+    struct queue_client client = ask_about(admission, fd);
+    if (is_late(admission, client)) {
+        if (reserved)
+            newcomers_give_slot_back(admission);
+        return refuse(admission, fd, refusal(), true);
+    }
+    if (!reserved) {
+        if (newcomers_when_full() != WHEN_FULL_HOLD)
+            return refuse(admission, fd, newcomers_when_full(), false);
+        return park(admission, fd, key, client.waited_ns);
+    }
+    if (!peers_reserve(key, true, &peer))
+        return turn_away_peer(admission, fd, key, client.waited_ns);
+    if (admission->screening) {
+        peers_cancel(peer);
+        reservation_cancel_quietly();
+        return promise(admission, fd, key, GUEST_PROMISED);
+    }
+    listener_gates_ungate_accepted(listener, fd);
+    connections_commit(fd, listener->family, listener->auditable, peer);
+    trace(TRACE_ACCEPT, "commit", fd, "listener", (uint64_t)admission->wait.fd, "total-conns",
+          gauge_count(&service.segment->conns));
+    hand_out_address(admission, &from, length);
+    return fd;
+}

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The control segment: one file per service, mapped by its processes and by bpctl.
+ *
+ * This is the only place that knows its layout. Everything in it is a fixed-size table of lock-free
+ * atomics. A server can scribble on it and bpctl runs as root, so whoever reads an index, a length
+ * or a string from it bounds that first.
+ */
+#ifndef BACKPRESSURE_LAYOUT_H
+#define BACKPRESSURE_LAYOUT_H
+
+#include "base/clock.h"
+#include "base/gauge.h"
+#include "base/histogram.h"
+#include "base/lease_lock.h"
+#include "limits/limits.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
+#define SEGMENT_VERSION 8
+#define SEGMENT_CONNS 65536
+#define SEGMENT_PEERS 65536
+#define SEGMENT_PEERS_STEP 256
+#define SEGMENT_PROCESSES 2048
+#define SEGMENT_LISTENERS 256
+#define SEGMENT_DESTINATIONS 512
+#define SEGMENT_EVENTS 2048
+#define SEGMENT_EVENT_TEXT 88
+#define SEGMENT_ADDRESS_MAX 120
+#define SEGMENT_PATH_MAX 256
+
+/* What is counted, in each process and in the service. */
+#define COUNTER(id, name) COUNTER_##id,
+enum counter {
+#include "segment/counters.def"
+    COUNTERS
+};
+#undef COUNTER
+
+/* A connection slot's life: its state word is `generation << 2 | conn_phase`. */
+enum conn_phase { CONN_FREE, CONN_OPENING, CONN_OPEN, CONN_CLOSING };
+
+/* Flags of an open connection. */
+enum {
+    CONN_SHARED = 1,  /* a holder may exist that no process table entry names */
+    CONN_FOREIGN = 2, /* lives in a network namespace that the service's audits do not see */
+    CONN_UNIX = 4,
+    CONN_OWN_SNDBUF = 8, /* the program set SO_SNDBUF itself: no grant above that */
+    CONN_OWN_LOWAT = 16, /* and TCP_NOTSENT_LOWAT: hands off */
+    CONN_PASSED = 32,    /* was sent in a message, where it may still be, in nobody's table */
+    CONN_BACKSTOP = 64,  /* TCP_USER_TIMEOUT is the shim's: backstop.h */
+};
+
+/* The upper half of the flags: index + 1 of the process that goes on watching a connection which it
+ * let go of (witness.h), or 0. */
+#define CONN_WITNESS_SHIFT 16
+#define CONN_FLAG_BITS ((UINT32_C(1) << CONN_WITNESS_SHIFT) - 1)
+
+/* Families that the service ever accepted from. */
+enum { FAMILY_INET = 1, FAMILY_INET6 = 2, FAMILY_UNIX = 4 };
+
+#define CONN_HOLDERS 4 /* process indexes that fit in one word */
+
+struct segment_conn {
+    _Atomic uint64_t holders; /* CONN_HOLDERS times 16 bits: process index + 1, or 0 */
+    _Atomic uint64_t inode;   /* of the socket, as fstat, sock_diag and /proc have it; 0: unknown */
+    _Atomic uint64_t accepted_ns;
+    _Atomic uint32_t peer; /* index + 1 in peers, or 0 */
+    _Atomic uint32_t flags;
+    _Atomic uint32_t grant; /* KiB of output that the kernel may hold for it: see credit.h */
+    _Atomic uint32_t
+        told_sndbuf; /* the SO_SNDBUF that the program believes in, as getsockopt has it */
+};
+
+/*
+ * One client address; a count of 0 makes the entry free for another. While its key is written the
+ * place of the count has PEER_CLAIMED and the index of the process that writes; PEER_REVOKED when
+ * another has moved on meanwhile: see peers.c.
+ */
+struct segment_peer {
+    _Atomic uint64_t key[2];
+    struct gauge conns;
+};
+
+#define PEER_CLAIMED (UINT32_C(1) << 31)
+#define PEER_REVOKED (UINT32_C(1) << 30)
+
+/* What the lower half of a peer's gauge counts: nothing while its key is written. */
+static inline uint32_t peer_count(uint64_t word)
+{
+    return (uint32_t)word & (PEER_CLAIMED | PEER_REVOKED) ? 0 : (uint32_t)word;
+}
+
+enum process_phase { PROCESS_FREE, PROCESS_CLAIMED, PROCESS_LIVE, PROCESS_REAPING };
+
+enum {
+    PROCESS_FOREIGN = 1,   /* in another network namespace than the service when it joined */
+    PROCESS_LOCKED = 2,    /* it has the lock of its entry: see liveness.h */
+    PROCESS_EXECUTING = 4, /* from before exec until the new program has found the entry */
+};
+
+/* A ceiling that finds itself: see policy/auto_limit.h. Times in microseconds. */
+struct segment_concurrency {
+    _Atomic uint32_t ceiling;              /* 0: not begun */
+    _Atomic uint32_t verdict;              /* enum concurrency_verdict, of the last window */
+    _Atomic uint32_t probing, next_probe;  /* windows left of a probe; windows until the next one */
+    _Atomic uint32_t ceiling_before;       /* the probe */
+    _Atomic uint32_t sojourn_us, least_us; /* of the last window; least of late */
+    _Atomic uint32_t least_now_us, least_before_us; /* in this epoch and the one before */
+    _Atomic uint64_t epoch_ns;
+    _Atomic uint32_t answers_per_s;
+    /* the window under way */
+    _Atomic uint64_t window_ns;              /* when it began */
+    _Atomic uint64_t sum_us, sum_of_squares; /* of the sampled sojourns */
+    _Atomic uint32_t samples, answers, conns_sum, conns_most;
+};
+
+#define CONCURRENCY_FIRST 16 /* where a ceiling begins that finds itself */
+
+enum concurrency_verdict {
+    CONCURRENCY_UNTRIED,
+    CONCURRENCY_UNUSED,  /* fewer connections than the ceiling: left as it is */
+    CONCURRENCY_RAISED,  /* at the ceiling, and answers do not wait for each other */
+    CONCURRENCY_LOWERED, /* answers wait for each other */
+    CONCURRENCY_STEADY,
+    CONCURRENCY_PROBING, /* lowered for a moment, to see how fast an answer can be */
+    CONCURRENCY_VERDICTS
+};
+
+struct segment_process {
+    _Atomic uint64_t identity; /* generation << 40 | phase << 32 | pid, or the reaper: reaping.c */
+    _Atomic uint64_t since_ns; /* when the phase, or an exec, began; CLOCK_MONOTONIC; or 0 */
+    _Atomic uint64_t pid_namespace; /* the inode of the one that `pid` is from; 0: not known */
+    _Atomic uint64_t started;       /* in clock ticks since the machine did; 0: not known */
+    _Atomic uint64_t command[2];
+    struct gauge conns;
+    struct gauge outbound;                  /* connections that it made */
+    struct gauge credit;                    /* KiB granted to the connections it holds */
+    struct segment_concurrency concurrency; /* conns=auto */
+    _Atomic uint32_t pending;               /* changes under way: see connections.h */
+    _Atomic uint32_t flags;                 /* PROCESS_FOREIGN and so on */
+    _Atomic uint32_t
+        sandboxed;            /* 1 + what its seccomp filters keep out (SANDBOX_BYTES ...), or 0 */
+    _Atomic uint32_t slicing; /* threads that wait in slices for room */
+    _Atomic uint64_t counter[COUNTERS];
+    _Atomic uint64_t override_mask; /* a bit for each limit set for this process alone */
+    _Atomic uint64_t override[LIMIT_KEYS];
+    _Atomic uint32_t override_sequence; /* moves when bpctl changed an override */
+};
+
+#define TURN_OVERTAKEN 4
+
+/* Whose turn it is to accept from a listener that blocks: see turns.h. */
+struct segment_turn {
+    struct lease_lock lock;
+    _Atomic uint64_t overtaken[TURN_OVERTAKEN]; /* leases lost by processes that live, or 0 */
+    _Atomic uint64_t clearing;                  /* the lease of who takes the flag off, or 0 */
+    _Atomic uint32_t unblocked; /* not 0: its O_NONBLOCK is ours, because of these */
+};
+
+#define HOLDER_WORDS (SEGMENT_PROCESSES / 64)
+
+/* An entry without a holder is free: see listener_table.h. */
+struct segment_listener {
+    _Atomic uint64_t cookie;                /* 0: nobody's yet, or closed for certain */
+    _Atomic uint64_t holders[HOLDER_WORDS]; /* a bit for each process that has it open */
+    struct segment_turn turn;
+    _Atomic uint32_t asked_backlog; /* by the program's listen, plus 1; 0 when that was not seen */
+    _Atomic uint32_t gated;         /* a SYN gate is attached */
+    _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
+    _Atomic uint32_t crowded;       /* who was accepted last had waited: see flood.h */
+    _Atomic uint32_t late_queue;    /* connections that waited when the first one was late */
+    _Atomic uint32_t late_mark, late_marks; /* the last step of its growth since, and how many */
+    _Atomic uint64_t late_from_ns; /* lateness.h: when a wait above the target counts as standing */
+    _Atomic uint64_t standing_until_ns;
+    /* What the eBPF probe saw, when it runs; queues in connections, times in microseconds. */
+    _Atomic uint64_t probed_ns; /* CLOCK_MONOTONIC */
+    _Atomic uint32_t probed_peak;
+    _Atomic uint32_t probed_wait_p50_us, probed_wait_p99_us;
+    _Atomic uint64_t probed_dropped, probed_refused;
+    _Atomic uint64_t address[SEGMENT_ADDRESS_MAX / 8];
+};
+
+/* Otherwise an entry's state is the reference (PROCESS_REFERENCE_SHIFT) of who is writing it. */
+enum destination_state { DESTINATION_FREE, DESTINATION_USED };
+
+#define SEGMENT_DESTINATION_TEXT 112
+
+/* Where the service's programs connect to, and whether they are to wait: see backoff.h. */
+struct segment_destination {
+    _Atomic uint64_t key[3];
+    _Atomic uint64_t state;
+    _Atomic uint32_t failures;            /* windows, one after the other, without a success */
+    _Atomic uint32_t error;               /* the last errno */
+    _Atomic uint64_t until_ns, failed_ns; /* CLOCK_MONOTONIC */
+    _Atomic uint64_t address[SEGMENT_DESTINATION_TEXT / 8];
+};
+
+#define EVENT(id, name) EVENT_##id,
+enum event_kind {
+#include "segment/events.def"
+    EVENT_KINDS
+};
+#undef EVENT
+
+struct segment_event {
+    _Atomic uint64_t ticket;  /* number of the event + 1, or 0 while it is written */
+    _Atomic uint64_t time_ns; /* CLOCK_REALTIME */
+    _Atomic uint32_t kind;
+    _Atomic uint32_t pid;
+    _Atomic uint64_t amount;
+    _Atomic uint64_t text[SEGMENT_EVENT_TEXT / 8];
+};
+
+/* Tables that grow from their beginning. */
+enum growing_table {
+    GROWING_LISTENERS,
+    GROWING_DESTINATIONS,
+    GROWING_EVENTS,
+    GROWING_PROCESSES,
+    GROWING_CONNS,
+    GROWING_TABLES
+};
+
+enum admission_switch { ADMISSION_OPEN, ADMISSION_PAUSED, ADMISSION_DRAINING, ADMISSION_SWITCHES };
+
+/* How long the processes go on timing answers after bpctl looked. */
+#define SEGMENT_WATCH_NS (UINT64_C(300) * 1000000000)
+
+#define SEGMENT_LIMIT_WORDS (sizeof(struct limits) / sizeof(uint64_t))
+
+struct segment {
+    _Atomic uint64_t magic; /* written last, and checked before every admission */
+    _Atomic uint32_t version;
+    _Atomic uint32_t reserved;
+    _Atomic uint64_t size;
+    _Atomic uint64_t network;         /* inode of the network namespace */
+    _Atomic uint32_t limits_sequence; /* odd while bpctl writes: then limit_before counts */
+    _Atomic uint32_t admission;       /* enum admission_switch */
+    _Atomic uint32_t room;            /* futex: moves whenever a slot may have become free */
+    _Atomic uint32_t room_awaited;    /* somebody sleeps on it */
+    _Atomic uint64_t freed_ns;        /* when a slot became free last */
+    _Atomic uint64_t freed_gap_ns;    /* from one to the next: a moving average */
+    _Atomic uint64_t rate_next_ns;    /* token bucket, as the theoretical arrival time */
+    _Atomic uint64_t flood_next_ns;   /* the same for processor time spent on refusals */
+    _Atomic uint64_t audit_next_ns;   /* when the next dump of the kernel's sockets may start */
+    _Atomic uint64_t reap_next_ns;    /* when to look for dead processes again */
+    _Atomic uint32_t sockdiag_error;  /* why the kernel's sockets could not be listed last, or 0 */
+    _Atomic uint32_t holdings_error;  /* the same of the processes' descriptors in /proc */
+    _Atomic uint64_t watch_until_ns;  /* a thread blocked in accept sees to all audits until then */
+    _Atomic uint64_t timed_until_ns;  /* somebody looks at how long answers take: see sojourn.h */
+    struct histogram accept_wait;     /* how long clients were in accept queues; a sample */
+    struct histogram sojourn;         /* and requests in the program; a sample */
+    _Atomic uint32_t sandbox_told;    /* EVENT_SANDBOXED was recorded */
+    struct lease_lock peers_lock;
+    _Atomic uint64_t listeners_full_ns;          /* when that is to be said again */
+    _Atomic uint64_t path[SEGMENT_PATH_MAX / 8]; /* as it was created */
+    _Atomic uint32_t name_lost;                  /* that path is no longer this file's; said */
+    _Atomic uint64_t name_next_ns;               /* when to look whether it is */
+    _Atomic uint32_t ready[GROWING_TABLES];      /* entries that exist: see growth.h */
+    _Atomic uint64_t peers_ready[SEGMENT_PEERS / SEGMENT_PEERS_STEP / 64]; /* a bit for each step */
+    _Atomic uint32_t processes_used; /* no index at or above it was ever used */
+    _Atomic uint32_t conns_used;
+    _Atomic uint32_t conns_cursor;
+    _Atomic uint32_t families; /* FAMILY_INET and so on */
+    _Atomic uint32_t listeners_used;
+    struct gauge conns;
+    struct segment_concurrency concurrency; /* total-conns=auto */
+    struct gauge credit;                    /* KiB granted to all connections */
+    _Atomic uint32_t credit_wanted;         /* moves when some process found none to give */
+    _Atomic uint64_t buffer_peak;           /* bytes */
+    _Atomic uint64_t retired[COUNTERS];     /* from processes that are gone */
+    _Atomic uint64_t conns_peak;
+    _Atomic uint64_t events_next;
+    _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS];        /* struct limits, word by word */
+    _Atomic uint64_t limit_before[SEGMENT_LIMIT_WORDS]; /* whole while limit is being written */
+    _Atomic uint64_t limit_first[SEGMENT_LIMIT_WORDS];  /* as the service was started with */
+    struct segment_listener listener[SEGMENT_LISTENERS];
+    struct segment_destination destination[SEGMENT_DESTINATIONS];
+    struct segment_event event[SEGMENT_EVENTS];
+    struct segment_process process[SEGMENT_PROCESSES];
+    _Atomic uint32_t conn_state[SEGMENT_CONNS];
+    struct segment_conn conn[SEGMENT_CONNS];
+    struct segment_peer peer[SEGMENT_PEERS];
+};
+
+_Static_assert(sizeof(struct limits) % sizeof(uint64_t) == 0, "published word by word");
+_Static_assert(SEGMENT_PROCESSES < UINT16_MAX, "a holder has 16 bits");
+_Static_assert(SEGMENT_PROCESSES <= LEASE_HOLDERS, "a lease names its holder");
+_Static_assert(SEGMENT_PROCESSES % 64 == 0, "a bit for each");
+
+static inline unsigned conn_phase(uint32_t state)
+{
+    return state & 3;
+}
+
+static inline uint32_t process_pid(uint64_t identity)
+{
+    return (uint32_t)identity;
+}
+
+static inline unsigned process_phase(uint64_t identity)
+{
+    return identity >> 32 & 0xff;
+}
+
+static inline uint32_t process_generation(uint64_t identity)
+{
+    return (uint32_t)(identity >> 40);
+}
+
+/* A new identity for the entry that had `before`; the generation tells them apart. */
+static inline uint64_t process_identity(uint64_t before, enum process_phase phase, uint32_t pid)
+{
+    return ((before >> 40) + 1) << 40 | (uint64_t)phase << 32 | pid;
+}
+
+/* The entry in a reference to a process (processes_self), which has the generation below it. */
+#define PROCESS_REFERENCE_SHIFT 24
+static inline uint32_t process_of_reference(uint64_t reference)
+{
+    return (uint32_t)(reference >> PROCESS_REFERENCE_SHIFT & UINT32_MAX);
+}
+
+#endif
