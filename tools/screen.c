@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <locale.h>
 #include <ncurses.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +54,14 @@ bool screen_open(void)
         init_pair(COLOR_FULL, COLOR_RED, -1);
     }
     return true;
+}
+
+/* getch says the same for a read that ended, one that failed and one that nothing came for; a
+ * terminal that hung up polls so for good (poll(2), POLLHUP). */
+bool screen_is_gone(void)
+{
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    return poll(&input, 1, 0) > 0 && (input.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
 }
 
 void screen_close(void)

@@ -31,6 +31,9 @@ struct screen {
 bool screen_open(void);
 void screen_close(void);
 
+/* Whether the terminal hung up: then nobody sees what is drawn, and no key will come. */
+bool screen_is_gone(void);
+
 /* Draws everything; only what changed goes to the terminal. */
 void screen_draw(struct screen *screen);
 

@@ -213,7 +213,8 @@ static bool obey(struct top *top, int key)
     return true;
 }
 
-static void watch(struct top *top)
+/* Until the user leaves; false when the terminal went first. */
+static bool watch(struct top *top)
 {
     uint64_t next = 0;
     int key = ERR;
@@ -228,9 +229,11 @@ static void watch(struct top *top)
         timeout(next > now ? (int)((next - now) / 1000000) + 1 : 0);
         errno = 0;
         key = getch();
-        if (key == ERR && errno != 0 && errno != EINTR && errno != EAGAIN)
-            break; /* the terminal has gone */
+        bool failed = key == ERR && errno != 0 && errno != EINTR && errno != EAGAIN;
+        if (failed || (key == ERR && screen_is_gone()))
+            return false;
     } while (key == ERR || obey(top, key));
+    return true;
 }
 
 int command_top(int argc, char **argv)
@@ -259,12 +262,12 @@ int command_top(int argc, char **argv)
         return EXIT_FAILED;
     }
     truncation_reads_zeros();
-    watch(top);
+    bool left = watch(top);
     screen_close();
     for (unsigned i = 0; i < top->screen.services; i++) {
         free(top->service[i].view);
         free(top->service[i].before);
     }
     free(top);
-    return EXIT_DONE;
+    return left ? EXIT_DONE : EXIT_FAILED;
 }

@@ -4,16 +4,20 @@
 
     test_operators.py [NAME]...      only tests whose name contains one of these
 """
+import fcntl
 import functools
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 import harness
@@ -74,6 +78,13 @@ class Server:
 
 
 # --- top ---
+
+def on_terminal(controlling):
+    """Before exec: without the terminal as the controlling one nobody sends SIGHUP; with it, it is ignored."""
+    if controlling:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
 
 class Terminal:
     """A terminal of 80 columns, by tmux."""
@@ -139,6 +150,31 @@ def test_top_shows_ceilings_rates_and_times_and_obeys_keys():
         terminal.shows("PID COMMAND")
         terminal.keys("q")
         wait_until(lambda: terminal.tmux("has-session").returncode != 0, "the end of top")
+
+
+def test_top_ends_with_its_terminal():
+    """Also where no SIGHUP tells it: reads say the end then, at once and for ever."""
+    for ignoring in (False, True):
+        with Server("total-conns=50") as server:
+            master, slave = pty.openpty()
+            try:
+                top = subprocess.Popen(
+                    [BPCTL, "top", server.name], stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                    env={**os.environ, "TERM": "xterm"}, preexec_fn=functools.partial(on_terminal, ignoring))
+            finally:
+                os.close(slave)
+            try:
+                seen = b""
+                while server.name.encode() not in seen:
+                    assert select.select([master], [], [], 30)[0], seen
+                    seen += os.read(master, 65536)
+            finally:
+                os.close(master)
+            try:
+                assert top.wait(30) == 1
+            finally:
+                top.kill()
+                top.wait()
 
 
 def test_top_without_a_terminal_points_to_show():
