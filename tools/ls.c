@@ -64,8 +64,11 @@ static void list(struct service_file *service, enum segment_result result, void 
         service_clear_unused(service))
         return;
     if (result != SEGMENT_OK) {
-        listing->status = complain(EXIT_FAILED, "%s: %s (%s)", service->name,
-                                   segment_result_text(result), service->path);
+        complain(EXIT_FAILED, "%s: %s (%s)", service->name, segment_result_text(result),
+                 service->path);
+        /* A service that lives beside ours, as during an upgrade, is no failure of the listing. */
+        if (result != SEGMENT_OTHER_VERSION)
+            listing->status = EXIT_FAILED;
         return;
     }
     if (service_processes(service) == 0) {
