@@ -35,12 +35,28 @@ int __register_atfork(void (*before)(void), void (*in_parent)(void), void (*in_c
 #pragma weak pthread_atfork
 #pragma weak secure_getenv
 
+/* Cancellation leaves frames without returning from them. ASan would go on guarding what was around
+ * their variables, where libc's own end of the thread comes to stand. */
+#ifdef __SANITIZE_ADDRESS__
+void __asan_handle_no_return(void);
+#define FRAMES_ARE_LEFT() __asan_handle_no_return()
+#else
+#define FRAMES_ARE_LEFT() ((void)0)
+#endif
+
+static void at_cancellation(void *argument)
+{
+    struct libc_cleanup *cleanup = argument;
+    FRAMES_ARE_LEFT();
+    cleanup->routine(cleanup->argument);
+}
+
 void libc_cleanup_push(struct libc_cleanup *cleanup, void (*routine)(void *), void *argument)
 {
     cleanup->routine = routine;
     cleanup->argument = argument;
     if (_pthread_cleanup_push)
-        _pthread_cleanup_push(cleanup->libcs, routine, argument);
+        _pthread_cleanup_push(cleanup->libcs, at_cancellation, cleanup);
 }
 
 void libc_cleanup_pop(struct libc_cleanup *cleanup, bool run)
