@@ -10,6 +10,10 @@
  * the program wrote nothing more. Of one whose writes the shim does not see (stdio) that would say
  * too much, so it is let be.
  *
+ * A receiver opens its window by no less than a segment or half its buffer (RFC 9293, 3.8.6.2.2,
+ * __tcp_select_window in net/ipv4/tcp_output.c): who reads less than that within `stall` looks like
+ * one that reads nothing. On loopback a segment is 64 KiB.
+ *
  *     nothing queued --(a look finds output)--> queued since --(the peer takes some)--> queued
  * since ^                                        |                                   now
  *           +--(a look finds none)-------------------+--(as old as `stall`)--> reset
