@@ -160,11 +160,11 @@ $(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
 # The rooms of the shim that unit tests are about, in musl as well (tests/musl/tests.mk).
 UNIT_ROOMS := $(SHARED) $(DIALECTS) $(POLICIES) $(BUILD)/shim/base/lease_lock.o
 
-$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(UNIT_ROOMS)
+$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/tests/unit/chosen.o $(UNIT_ROOMS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 
-$(UNDER_SHIM): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o
+$(UNDER_SHIM): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/tests/unit/chosen.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 

@@ -5,6 +5,7 @@
     test_debugging.py [NAME]...      only tests whose name contains one of these
 """
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -179,6 +180,29 @@ def test_the_man_page_has_every_subject():
     section = text.split(".B BACKPRESSURE_TRACE")[1].split(".SH")[0]
     for subject in SUBJECTS + ["all"]:
         assert f"\n.B {subject}\n" in section, subject
+
+
+# --- documents for people who work on it ---
+
+FLOORS = "base limits segment process fd dialects policy accept requests output wait connect interpose".split()
+
+
+def there(place):
+    """A file, a folder or a room; a floor may be left out."""
+    stems = [ROOT + "/" + place, ROOT + "/shim/" + place]
+    if place.split("/")[0] in FLOORS:
+        stems.append(ROOT + "/shim/" + place.split("/", 1)[1])
+    return any(glob.glob(stem + end) for stem in stems for end in ("", ".c", ".h"))
+
+
+def test_documents_name_what_is_there():
+    for document in ("CONTRIBUTING.md", "shim/README.md"):
+        with open(f"{ROOT}/{document}", encoding="utf-8") as file:
+            text = file.read()
+        places = set(re.findall(r"(?<![\w/.-])(?:" + "|".join(FLOORS + ["tools", "tests"]) + r")/[\w/]+(?:\.\w+)?", text))
+        assert len(places) > 10, places
+        missing = {place for place in places if "NAME" not in place and "FAMILY" not in place and not there(place)}
+        assert not missing, (document, missing)
 
 
 # --- gdb ---
