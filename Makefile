@@ -150,7 +150,7 @@ HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
 	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so \
 	$(BUILD)/tests/lacking.so \
-	$(BUILD)/tests/calls $(BUILD)/tests/asker
+	$(BUILD)/tests/calls $(BUILD)/tests/asker $(BUILD)/tests/syscalls
 
 $(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
 	@mkdir -p $(@D)
@@ -184,7 +184,7 @@ $(BUILD)/tests/openloop: $(BUILD)/tests/bench/openloop.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lm
 
-$(BUILD)/tests/calls $(BUILD)/tests/asker: $(BUILD)/tests/%: $(BUILD)/tests/bench/%.o
+$(BUILD)/tests/calls $(BUILD)/tests/asker $(BUILD)/tests/syscalls: $(BUILD)/tests/%: $(BUILD)/tests/bench/%.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^
 
@@ -221,6 +221,7 @@ bench: tests
 	BUILD=$(BUILD) $(BUILD)/tests/bench_hold
 	BUILD=$(BUILD) python3 tests/bench/buffers.py
 	BUILD=$(BUILD) python3 tests/bench/probe.py
+	BUILD=$(BUILD) python3 tests/bench/syscalls.py
 	BUILD=$(BUILD) python3 tests/bench/cost.py
 	BUILD=$(BUILD) python3 tests/bench/overload.py
 	BUILD=$(BUILD) python3 tests/bench/clients.py

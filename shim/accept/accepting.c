@@ -237,8 +237,8 @@ static bool anybody_inside(void)
 
 static int accept_until_served(struct admission *admission)
 {
-    bool found = found_by_waiting();
-    for (;;) {
+    bool found = found_by_waiting(), told = found;
+    for (;; told = false) {
         libc_test_cancel();
         if (!admission_active())
             return pass_on(admission->wait.fd, admission->address, admission->length,
@@ -247,7 +247,9 @@ static int accept_until_served(struct admission *admission)
         if (!pending && found && listeners_refused_lately(admission->wait.listener) &&
             !admission_client_waits(admission->wait.fd))
             return fail(ECONNABORTED);
-        if (!pending && !accept_wait_for_client(&admission->wait))
+        if (told)
+            signals_hold_handled(&admission->wait.held);
+        else if (!pending && !accept_wait_for_client(&admission->wait))
             return -1;
         int outcome = attempt(admission);
         if (outcome == MUST_WAIT && accept_wait_broken(admission->wait.fd))

@@ -125,7 +125,7 @@ bool admission_visible(struct listener *listener)
 
 bool admission_all_visible(void)
 {
-    return listeners_welcome_all() && (!service_active() || reservation_room() == RESERVED);
+    return listeners_doubt_nobody() && (!service_active() || reservation_room() == RESERVED);
 }
 
 bool admission_pending(const struct listener *listener)

@@ -22,6 +22,7 @@
 
 #define OUTBOUND_MAX 65536
 #define NEVER UINT64_MAX
+#define UNASKED 0
 #define TURN_MS 5 /* a place may become free in any thread */
 #define AUDIT_SHARE 200
 #define AUDIT_EVERY_NS (20 * DUE_MILLISECOND)
@@ -169,9 +170,15 @@ static void settle(int fd, struct outbound *entry, int error)
 
 /* --- what became of those that do not block --- */
 
+/* Whether anything is noted of where it goes to: backoff is wanted, and was when it connected. */
+static bool noted(const struct outbound *entry)
+{
+    return atomic_load(&entry->destination) >= 0;
+}
+
 static void look(int fd, struct outbound *entry)
 {
-    if (atomic_load(&entry->connecting) && is_connected(fd))
+    if (noted(entry) && atomic_load(&entry->connecting) && is_connected(fd))
         settle(fd, entry, 0);
 }
 
@@ -215,8 +222,10 @@ void outbound_departing(int fd, uint32_t index)
 {
     if (index >= OUTBOUND_MAX || atomic_load(&table[index].references) != 1)
         return;
-    int saved = errno, error = option(fd, SO_ERROR);
     struct outbound *entry = &table[index];
+    if (!noted(entry))
+        return;
+    int saved = errno, error = option(fd, SO_ERROR);
     if (error == ECONNRESET && !atomic_load(&entry->connecting)) {
         outbound_was_reset(fd);
     } else if (error > 0 && atomic_exchange(&entry->connecting, false)) {
@@ -255,7 +264,9 @@ struct attempt {
     const struct sockaddr *address;
     socklen_t length;
     int destination;
-    uint64_t deadline_ns; /* NEVER without SO_SNDTIMEO */
+    enum { BLOCKS_UNASKED, BLOCKS, BLOCKS_NOT } blocks;
+    uint64_t began_ns;
+    uint64_t deadline_ns; /* NEVER without SO_SNDTIMEO; UNASKED until the connect has to wait */
     struct held_signals held;
 };
 
@@ -293,6 +304,31 @@ static int try(struct attempt *attempt)
     return result;
 }
 
+/* When SO_SNDTIMEO ends it. The kernel is asked by connects alone that wait, or are made again. */
+static uint64_t deadline(struct attempt *attempt)
+{
+    struct timeval timeout = {0};
+    socklen_t length = sizeof timeout;
+    if (attempt->deadline_ns != UNASKED)
+        return attempt->deadline_ns;
+    bool endless =
+        kernel_call(SYS_getsockopt, attempt->fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, &length) < 0 ||
+        (timeout.tv_sec == 0 && timeout.tv_usec == 0);
+    attempt->deadline_ns = endless ? NEVER
+                                   : attempt->began_ns + (uint64_t)timeout.tv_sec * 1000000000 +
+                                         (uint64_t)timeout.tv_usec * 1000;
+    return attempt->deadline_ns;
+}
+
+/* Asked only when it matters: what connects at once, or is under way, needs no answer. */
+static bool blocks(struct attempt *attempt)
+{
+    if (attempt->blocks == BLOCKS_UNASKED)
+        attempt->blocks =
+            (int)kernel_call(SYS_fcntl, attempt->fd, F_GETFL) & O_NONBLOCK ? BLOCKS_NOT : BLOCKS;
+    return attempt->blocks == BLOCKS;
+}
+
 /* One wait, which a cancelled thread leaves with its signals as they were. */
 static enum wait_result wait_once(struct attempt *attempt, int timeout_ms, bool restartable)
 {
@@ -307,8 +343,9 @@ static enum wait_result wait_once(struct attempt *attempt, int timeout_ms, bool 
 static bool sleep_for(struct attempt *attempt, uint64_t wait_ns)
 {
     uint64_t until = monotonic_ns() + wait_ns, now;
-    bool restartable = attempt->deadline_ns == NEVER;
-    until = until < attempt->deadline_ns ? until : attempt->deadline_ns;
+    uint64_t end = deadline(attempt);
+    bool restartable = end == NEVER;
+    until = until < end ? until : end;
     while ((now = monotonic_ns()) < until) {
         uint64_t left_ms = (until - now + DUE_MILLISECOND - 1) / DUE_MILLISECOND;
         int timeout = left_ms > INT32_MAX ? INT32_MAX : (int)left_ms;
@@ -318,16 +355,16 @@ static bool sleep_for(struct attempt *attempt, uint64_t wait_ns)
     return true;
 }
 
-static bool out_of_time(const struct attempt *attempt)
+static bool out_of_time(struct attempt *attempt)
 {
-    return monotonic_ns() >= attempt->deadline_ns;
+    return monotonic_ns() >= deadline(attempt);
 }
 
 /* A place under connect-conns, waited for. False with errno set when the connect must end. */
 static bool wait_for_place(struct attempt *attempt)
 {
     while (service_active() && !take_place()) {
-        if (segment_limit(service.segment, LIMIT_WHEN_FULL) != WHEN_FULL_HOLD)
+        if (segment_limit(service.segment, LIMIT_WHEN_FULL) != WHEN_FULL_HOLD || !blocks(attempt))
             return no_place(attempt), false;
         if (out_of_time(attempt))
             return fail(EINPROGRESS), false; /* socket(7), SO_SNDTIMEO */
@@ -351,13 +388,19 @@ static int leave_error(const struct attempt *attempt, int error)
     return -1;
 }
 
-static int connect_blocking(struct attempt *attempt)
+/* Tries, and waits where the socket blocks: at a place's or a window's door, and between tries. */
+static int connect_in_tries(struct attempt *attempt)
 {
     uint64_t retries = segment_limit(service.segment, LIMIT_CONNECT_RETRIES);
     int error = 0;
-    if (backoff_window(attempt->destination, &error) &&
-        !sleep_for(attempt, backoff_draw_for(attempt->destination)))
-        return leave_error(attempt, error);
+    if (backoff_window(attempt->destination, &error)) {
+        if (!blocks(attempt)) {
+            trace(TRACE_CONNECT, "left-alone", attempt->fd, "errno", (uint64_t)error, NULL, 0);
+            return fail(error);
+        }
+        if (!sleep_for(attempt, backoff_draw_for(attempt->destination)))
+            return leave_error(attempt, error);
+    }
     for (uint32_t retry = 0;; retry++) {
         if (!wait_for_place(attempt))
             return leave_error(attempt, error);
@@ -368,7 +411,7 @@ static int connect_blocking(struct attempt *attempt)
         if (!backoff_may_pass(errno))
             return -1;
         error = errno;
-        if (retries == LIMIT_OFF || retry >= retries || out_of_time(attempt) ||
+        if (retries == LIMIT_OFF || retry >= retries || !blocks(attempt) || out_of_time(attempt) ||
             !backoff_may_retry())
             return fail(error);
         uint64_t wait_ns = backoff_draw(retry);
@@ -379,27 +422,6 @@ static int connect_blocking(struct attempt *attempt)
             return fail(error);
         service_count(COUNTER_CONNECT_RETRIES, 1);
     }
-}
-
-static int connect_nonblocking(struct attempt *attempt)
-{
-    int error;
-    if (backoff_window(attempt->destination, &error)) {
-        trace(TRACE_CONNECT, "left-alone", attempt->fd, "errno", (uint64_t)error, NULL, 0);
-        return fail(error);
-    }
-    return take_place() ? try(attempt) : no_place(attempt);
-}
-
-static uint64_t deadline_of(int fd)
-{
-    struct timeval timeout = {0};
-    socklen_t length = sizeof timeout;
-    if (kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, &length) < 0 ||
-        (timeout.tv_sec == 0 && timeout.tv_usec == 0))
-        return NEVER;
-    return monotonic_ns() + (uint64_t)timeout.tv_sec * 1000000000 +
-           (uint64_t)timeout.tv_usec * 1000;
 }
 
 /* A stream to somewhere, under limits that concern it. */
@@ -429,15 +451,13 @@ static int connect_again(int fd, struct outbound *entry, const struct sockaddr *
 
 static int connect_anew(int fd, const struct sockaddr *address, socklen_t length)
 {
-    struct attempt attempt = {.fd = fd, .address = address, .length = length};
+    struct attempt attempt = {
+        .fd = fd, .address = address, .length = length, .began_ns = monotonic_ns()};
     descriptor_put(fd, 0); /* the trace of an unseen close, or of an interrupted wait */
     attempt.destination = backoff_wanted() ? backoff_destination(address, length) : -1;
     service_count(COUNTER_CONNECTS, 1);
     backoff_connects();
-    if ((int)kernel_call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK)
-        return connect_nonblocking(&attempt);
-    attempt.deadline_ns = deadline_of(fd);
-    int result = connect_blocking(&attempt);
+    int result = connect_in_tries(&attempt);
     signals_let_in(&attempt.held);
     return result;
 }

@@ -97,6 +97,13 @@ void signals_hold(struct held_signals *held)
     errno = saved;
 }
 
+void signals_hold_handled(struct held_signals *held)
+{
+    classify(false);
+    if (atomic_load(&restarting) | atomic_load(&interrupting))
+        signals_hold(held);
+}
+
 void signals_let_in(struct held_signals *held)
 {
     if (!held->held)
@@ -211,10 +218,10 @@ LEFT_BY_CANCELLATION enum wait_result signals_poll(struct held_signals *held, in
     struct timespec time;
     const struct timespec *timeout = to_timespec(timeout_ms, &time);
 
-    signals_hold(held);
-    if (signals_mixed(restartable))
+    signals_hold_handled(held);
+    if (held->held && signals_mixed(restartable))
         return poll_watching(held, fd, events, timeout_ms);
-    int ready = polling_wait(&waited_for, 1, timeout, &held->before);
+    int ready = polling_wait(&waited_for, 1, timeout, signals_opened(held, NULL));
     if (ready > 0)
         return WAIT_READY;
     if (ready == 0)

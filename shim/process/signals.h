@@ -26,6 +26,9 @@ struct held_signals {
 /* Holds back what can wait; does nothing when it is done already. Keeps errno. */
 void signals_hold(struct held_signals *held);
 
+/* The same, where the program has a handler that could run: two system calls saved otherwise. */
+void signals_hold_handled(struct held_signals *held);
+
 /* Ends that: handlers of what came meanwhile run here. Keeps errno. */
 void signals_let_in(struct held_signals *held);
 
@@ -38,7 +41,8 @@ const sigset_t *signals_opened(const struct held_signals *held, const sigset_t *
 /*
  * Waits until `fd` (-1: none) is ready for `events` (of poll) or in error, at most `timeout_ms`
  * (-1: for ever). A cancellation point. `restartable` is whether a handler with SA_RESTART lets the
- * wait go on. From the first call on signals are held, until the caller lets them in.
+ * wait go on. From the first call on signals that have handlers are held, until the caller lets
+ * them in.
  */
 enum wait_result signals_poll(struct held_signals *held, int fd, short events, int timeout_ms,
                               bool restartable);

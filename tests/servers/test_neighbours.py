@@ -18,6 +18,9 @@ import tempfile
 import harness
 from harness import free_port, needs_root, run_tests
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "bench"))
+import syscalls  # noqa: E402
+
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 BPCTL = BUILD + "/bpctl"
 SHIM = BUILD + "/libbackpressure.so"
@@ -194,6 +197,31 @@ def test_no_request_costs_a_system_call_more():
         shimmed = each(limits)
         assert shimmed[0] < request + 0.1, f"{limits}: {shimmed[0]} system calls a request, {request} bare"
         assert shimmed[1] < connection + more + 0.3, f"{limits}: {shimmed[1]} a connection, {connection} bare"
+
+
+def test_accept_listen_and_connect_cost_these_system_calls_more():
+    """Counted one by one; no ceiling is near."""
+    who, known, listens = ("fstat", ""), ("getsockopt", "TCP_INFO"), dict.fromkeys(
+        (("getsockopt", "SO_COOKIE"), ("getsockname", ""), ("getsockopt", "SO_PROTOCOL")), 1)
+    ceiling = "total-conns=1000 conns=500"
+    accepts = {"blocking": {who: 1, ("ppoll", ""): 2},
+               "blocking-with-handler": {who: 1, ("ppoll", ""): 2, ("rt_sigprocmask", ""): 2},
+               "poll-blocking": {who: 1, ("ppoll", ""): 1},
+               **{style: {who: 1} for style in ("non-blocking", "poll", "select", "epoll")}}
+    assert set(accepts) == set(syscalls.ACCEPTS)
+    stream = {who: 1, ("getsockopt", "SO_TYPE"): 1}
+    retried = {**stream, ("getsockopt", "SO_ERROR"): 1}
+    for thing, style, limits, more in (
+            *(("accept", style, ceiling, more) for style, more in accepts.items()),
+            *(("accept", style, ceiling + " queue-delay=10s", {**more, known: 1}) for style, more in accepts.items()),
+            ("listen", "listen", ceiling, listens),
+            ("connect", "blocking", ceiling, {}), ("connect", "non-blocking", ceiling, {}),
+            ("connect", "blocking", "connect-conns=500", stream), ("connect", "non-blocking", "connect-conns=500", stream),
+            ("connect", "blocking", "connect-retries=3", retried),
+            ("connect", "non-blocking", "connect-retries=3", {**retried, ("getpeername", ""): 1})):
+        added = syscalls.added(thing, style, limits)
+        assert added == more, f"{thing}, {style}, {limits}: {added}, not {more}"
+        assert all(call in syscalls.REASONS for call in added)
 
 
 def test_under_gdb():

@@ -210,6 +210,76 @@ static void handler_without_restart_interrupts(void **state)
     assert_int_equal(atomic_load(&handled), 1);
 }
 
+/* Somebody could be let in, and nobody comes: what a program waits for most of its time. */
+static void empty_the_queue(void)
+{
+    if (!shimmed)
+        return;
+    close(inside);
+    inside = accept(listener, NULL, NULL);
+    assert_true(inside >= 0);
+    close(inside);
+    inside = -1;
+}
+
+/* No handler was there when the wait began, so that no signal had to be held back for it. */
+static void interrupt_by_a_later_handler(void)
+{
+    struct call call;
+    start(&call);
+    catch (SIGUSR1, 0);
+    pthread_kill(call.thread, SIGUSR1);
+    finish(&call);
+    ignore_again(SIGUSR1);
+    assert_int_equal(call.result, -1);
+    assert_int_equal(call.error, EINTR);
+    assert_int_equal(atomic_load(&handled), 1);
+}
+
+static void handler_that_comes_later_interrupts(void **state)
+{
+    (void)state;
+    interrupt_by_a_later_handler();
+    empty_the_queue();
+    atomic_store(&handled, 0);
+    interrupt_by_a_later_handler();
+}
+
+static void handlers_have_their_way_where_nobody_comes(void **state)
+{
+    empty_the_queue();
+    handler_without_restart_interrupts(state);
+    atomic_store(&handled, 0);
+    struct call call;
+    catch (SIGUSR1, SA_RESTART);
+    start(&call);
+    pthread_kill(call.thread, SIGUSR1);
+    until_handled(1);
+    until_asleep(&call);
+    int client = connect_to(listener);
+    finish(&call);
+    ignore_again(SIGUSR1);
+    assert_true(call.result >= 0);
+    close(call.result);
+    close(client);
+}
+
+/* Nobody handles a signal: nothing is held back, and the thread's mask is nobody's but its own. */
+static void cancellation_ends_an_accept_where_nobody_comes(void **state)
+{
+    struct call call;
+    void *result;
+    (void)state;
+    empty_the_queue();
+    start(&call);
+    pthread_cancel(call.thread);
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
+    assert_int_equal(pthread_timedjoin_np(call.thread, &result, &until), 0);
+    assert_ptr_equal(result, PTHREAD_CANCELED);
+}
+
 static void handler_with_restart_does_not(void **state)
 {
     struct call call;
@@ -701,6 +771,9 @@ int main(void)
         TEST(receive_timeout_ends_accept),
         TEST(blocked_accept_gets_in_when_there_is_room),
         TEST(handler_without_restart_interrupts),
+        TEST(handler_that_comes_later_interrupts),
+        TEST(handlers_have_their_way_where_nobody_comes),
+        TEST(cancellation_ends_an_accept_where_nobody_comes),
         TEST(handler_with_restart_does_not),
         TEST(restarting_and_interrupting_handlers_side_by_side),
         TEST(receive_timeout_makes_every_handler_interrupt),
