@@ -123,9 +123,25 @@ bool admission_visible(struct listener *listener)
     return true;
 }
 
+/* listeners_welcome_all, or only queue-delay stands against it, and nobody was late for long: then
+ * a wait need not look who it is that comes. */
+static bool nobody_doubted(void)
+{
+    if (listeners_welcome_all())
+        return true;
+    if (listeners_holding() || segment_limit(service.segment, LIMIT_PEER_CONNS) != LIMIT_OFF)
+        return false;
+    for (uint32_t i = 0; i < listeners_count(); i++) {
+        const struct listener *listener = listeners_number(i);
+        if (listener && lateness_suspects(listener))
+            return false;
+    }
+    return true;
+}
+
 bool admission_all_visible(void)
 {
-    return listeners_doubt_nobody() && (!service_active() || reservation_room() == RESERVED);
+    return nobody_doubted() && (!service_active() || reservation_room() == RESERVED);
 }
 
 bool admission_pending(const struct listener *listener)

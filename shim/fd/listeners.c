@@ -120,19 +120,6 @@ bool listeners_welcome_all(void)
     return atomic_load_explicit(&reasons, memory_order_relaxed) == 0;
 }
 
-bool listeners_doubt_nobody(void)
-{
-    if (listeners_welcome_all())
-        return true;
-    if (listeners_holding() || segment_limit(service.segment, LIMIT_PEER_CONNS) != LIMIT_OFF)
-        return false;
-    uint32_t end = atomic_load_explicit(&listeners_end, memory_order_relaxed);
-    for (uint32_t i = 0; i < end; i++)
-        if (lateness_suspects(&listeners[i]))
-            return false;
-    return true;
-}
-
 void listeners_note_refusal(struct listener *listener)
 {
     atomic_store_explicit(&listener->refused_ns, monotonic_ns(), memory_order_relaxed);

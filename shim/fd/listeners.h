@@ -70,10 +70,6 @@ bool listeners_holding(void);
  * queue-delay nor peer-conns is in force. One load. */
 bool listeners_welcome_all(void);
 
-/* The same where queue-delay is in force and nobody was late for long: a wait need not look who it
- * is that comes. A look at each listener. */
-bool listeners_doubt_nobody(void);
-
 /* This process turned a client of the listener away; and whether it did within the last second. */
 void listeners_note_refusal(struct listener *listener);
 bool listeners_refused_lately(const struct listener *listener);
