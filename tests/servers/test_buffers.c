@@ -374,9 +374,9 @@ static void stalled_connection_is_reset(void **state)
     assert_true(start_recipe("nginx", LIMITS("total-buffer=1M", "stall=2s")));
     readers_start(&readers, 4, server.port, GET_BIG, 1, &http_object);
     double started = seconds_now();
-    /* The first reads a little all the time: slow is not stalled. It must take a segment of loopback
-     * (64 KiB) well within `stall`, as less does not open its window, which is all that the server's
-     * kernel hears of it (RFC 9293, 3.8.6.2.2). */
+    /* The first reads a little all the time: slow is not stalled. It must take a segment of
+     * loopback (64 KiB) well within `stall`, as less does not open its window, which is all that
+     * the server's kernel hears of it (RFC 9293, 3.8.6.2.2). */
     struct readers slow = readers;
     slow.count = 1;
     while (total(&server, "stalls_reset") < 3 && seconds_now() < started + 60) {
