@@ -69,11 +69,13 @@ def six_children(conn):
     conn.close()
 WORKER = "import os,select,socket,sys,time\\n" \\
     "while not os.path.exists(sys.argv[2]): time.sleep(0.02)\\n" \\
-    "door, held = socket.socket(fileno=int(sys.argv[1])), []\\n" \\
-    "while True:\\n" \\
-    "    for ready in select.select([door] + held, [], [])[0]:\\n" \\
-    "        if ready is door:\\n" \\
-    "            held += [socket.socket(fileno=n) for n in socket.recv_fds(door, 1, 1)[1]]\\n" \\
+    "door, held = [socket.socket(fileno=int(sys.argv[1]))], []\\n" \\
+    "while door + held:\\n" \\
+    "    for ready in select.select(door + held, [], [])[0]:\\n" \\
+    "        if ready in door:\\n" \\
+    "            message, given = socket.recv_fds(ready, 1, 1)[:2]\\n" \\
+    "            held += [socket.socket(fileno=n) for n in given]\\n" \\
+    "            if not message: door = []\\n" \\
     "            continue\\n" \\
     "        try: ready.recv(100)\\n" \\
     "        except ConnectionResetError: pass\\n" \\
