@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "base/real.h"
 #include "interpose/interpose.h"
-#include "wait/masking.h"
+#include "wait/poll_filter.h"
 
 /* libc declares the array as one that poll only writes to; gcc then warns where it is read first.
  */
@@ -16,14 +16,14 @@ int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout
 
 static __attribute__((noinline)) int poll_with_care(struct pollfd *fds, nfds_t count, int timeout)
 {
-    if (!masking_concerns_poll(fds, count))
+    if (!poll_filter_concerns(fds, count))
         return REAL(poll)(fds, count, timeout);
-    return masking_poll(fds, count, timeout_from_ms(timeout), NULL);
+    return poll_filter_wait(fds, count, timeout_from_ms(timeout), NULL);
 }
 
 INTERPOSE int poll(struct pollfd *fds, nfds_t count, int timeout)
 {
-    if (masking_passes_poll(fds, count) && BOUND(poll))
+    if (poll_filter_passes(fds, count) && BOUND(poll))
         return real_functions.poll(fds, count, timeout);
     return poll_with_care(fds, count, timeout);
 }
@@ -37,15 +37,15 @@ static __attribute__((noinline)) int ppoll_with_care(struct pollfd *fds, nfds_t 
                                                      const struct timespec *timeout,
                                                      const sigset_t *signals)
 {
-    if (!masking_concerns_poll(fds, count) || !timespec_valid(timeout))
+    if (!poll_filter_concerns(fds, count) || !timespec_valid(timeout))
         return REAL(ppoll)(fds, count, timeout, signals);
-    return masking_poll(fds, count, timeout_from_timespec(timeout), signals);
+    return poll_filter_wait(fds, count, timeout_from_timespec(timeout), signals);
 }
 
 INTERPOSE int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                     const sigset_t *signals)
 {
-    if (masking_passes_poll(fds, count) && BOUND(ppoll))
+    if (poll_filter_passes(fds, count) && BOUND(ppoll))
         return real_functions.ppoll(fds, count, timeout, signals);
     return ppoll_with_care(fds, count, timeout, signals);
 }
@@ -53,16 +53,15 @@ INTERPOSE int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *tim
 /* The forms that _FORTIFY_SOURCE calls; libc's own reports an array that is too short. */
 INTERPOSE int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size)
 {
-    if (size / sizeof *fds < count || !masking_concerns_poll(fds, count))
+    if (size / sizeof *fds < count || !poll_filter_concerns(fds, count))
         return REAL(__poll_chk)(fds, count, timeout, size);
-    return masking_poll(fds, count, timeout_from_ms(timeout), NULL);
+    return poll_filter_wait(fds, count, timeout_from_ms(timeout), NULL);
 }
 
 INTERPOSE int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                           const sigset_t *signals, size_t size)
 {
-    if (size / sizeof *fds < count || !masking_concerns_poll(fds, count) ||
-        !timespec_valid(timeout))
+    if (size / sizeof *fds < count || !poll_filter_concerns(fds, count) || !timespec_valid(timeout))
         return REAL(__ppoll_chk)(fds, count, timeout, signals, size);
-    return masking_poll(fds, count, timeout_from_timespec(timeout), signals);
+    return poll_filter_wait(fds, count, timeout_from_timespec(timeout), signals);
 }

@@ -2,7 +2,7 @@
 #include "base/libc.h"
 #include "base/real.h"
 #include "interpose/interpose.h"
-#include "wait/masking.h"
+#include "wait/select_filter.h"
 
 #include <sys/time.h>
 
@@ -21,16 +21,16 @@ static void hand_back(struct timeval *timeout, int64_t left_ns)
 static __attribute__((noinline)) int select_with_care(int end, fd_set *read_fds, fd_set *write_fds,
                                                       fd_set *except_fds, struct timeval *timeout)
 {
-    if (!masking_concerns_select(end, read_fds, write_fds, except_fds) ||
+    if (!select_filter_concerns(end, read_fds, write_fds, except_fds) ||
         (timeout && (!memory_there(MEMORY_TIME, timeout, sizeof *timeout) || timeout->tv_sec < 0 ||
                      timeout->tv_usec < 0)))
         return REAL(select)(end, read_fds, write_fds, except_fds, timeout);
     if (!timeout)
-        return masking_select(end, read_fds, write_fds, except_fds, -1, NULL, NULL);
+        return select_filter_wait(end, read_fds, write_fds, except_fds, -1, NULL, NULL);
     struct timespec time = {.tv_sec = timeout->tv_sec + timeout->tv_usec / 1000000,
                             .tv_nsec = timeout->tv_usec % 1000000 * 1000};
     int64_t left_ns = timeout_from_timespec(&time);
-    int ready = masking_select(end, read_fds, write_fds, except_fds, left_ns, NULL, &left_ns);
+    int ready = select_filter_wait(end, read_fds, write_fds, except_fds, left_ns, NULL, &left_ns);
     if (memory_there(MEMORY_RESULT, timeout, sizeof *timeout)) /* select(2) says no EFAULT for it */
         hand_back(timeout, left_ns);
     return ready;
@@ -39,7 +39,7 @@ static __attribute__((noinline)) int select_with_care(int end, fd_set *read_fds,
 INTERPOSE int select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
                      struct timeval *timeout)
 {
-    if (masking_passes_select(end, read_fds) && BOUND(select))
+    if (select_filter_passes(end, read_fds) && BOUND(select))
         return real_functions.select(end, read_fds, write_fds, except_fds, timeout);
     return select_with_care(end, read_fds, write_fds, except_fds, timeout);
 }
@@ -55,16 +55,16 @@ static __attribute__((noinline)) int pselect_with_care(int end, fd_set *read_fds
                                                        const struct timespec *timeout,
                                                        const sigset_t *signals)
 {
-    if (!masking_concerns_select(end, read_fds, write_fds, except_fds) || !timespec_valid(timeout))
+    if (!select_filter_concerns(end, read_fds, write_fds, except_fds) || !timespec_valid(timeout))
         return REAL(pselect)(end, read_fds, write_fds, except_fds, timeout, signals);
-    return masking_select(end, read_fds, write_fds, except_fds, timeout_from_timespec(timeout),
-                          signals, NULL);
+    return select_filter_wait(end, read_fds, write_fds, except_fds, timeout_from_timespec(timeout),
+                              signals, NULL);
 }
 
 INTERPOSE int pselect(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
                       const struct timespec *timeout, const sigset_t *signals)
 {
-    if (masking_passes_select(end, read_fds) && BOUND(pselect))
+    if (select_filter_passes(end, read_fds) && BOUND(pselect))
         return real_functions.pselect(end, read_fds, write_fds, except_fds, timeout, signals);
     return pselect_with_care(end, read_fds, write_fds, except_fds, timeout, signals);
 }

@@ -3,39 +3,22 @@
 
 #include "accept/accepting.h"
 #include "accept/admission.h"
-#include "accept/since_wait.h"
-#include "accept/waiting_room.h"
-#include "base/polling.h"
 #include "base/real.h"
 #include "base/sandbox.h"
-#include "fd/listeners.h"
 #include "output/credit.h"
-#include "output/flows.h"
 #include "output/metering.h"
 #include "output/pausing.h"
 #include "output/stalls.h"
-#include "process/descriptors.h"
-#include "process/service.h"
 #include "wait/readiness.h"
-#include "wait/slices.h"
-
-#include <errno.h>
-#include <limits.h>
-#include <string.h>
 #include <sys/mman.h>
 
-#define ON_STACK 256
-#define READABLE (POLLIN | POLLRDNORM)
-#define WRITABLE (POLLOUT | POLLWRNORM)
-
-static bool concerns(int fd)
+bool masking_concerns(int fd)
 {
     enum descriptor_kind kind = descriptor_kind(descriptor_at(fd));
     return kind == DESCRIPTOR_LISTENER || kind == DESCRIPTOR_EPOLL;
 }
 
-/* A listener that is to be left out of the call. */
-static bool masked(int fd)
+bool masking_hides(int fd)
 {
     struct listener *listener = listeners_tracked(fd);
     if (!listener || admission_visible(listener))
@@ -44,21 +27,20 @@ static bool masked(int fd)
     return true;
 }
 
-/* A listener that the kernel reports, and the program is not to see: see accepting_screen. */
-static bool withheld(int fd)
+bool masking_withholds(int fd)
 {
     struct listener *listener = listeners_tracked(fd);
     return listener && accepting_screen(listener, fd) != REPORT_NOW;
 }
 
-static bool pending(int fd)
+bool masking_pending(int fd)
 {
     const struct listener *listener = listeners_tracked(fd);
     return listener && admission_pending(listener);
 }
 
-/* How long to wait now, at most `left`. */
-static int64_t next_slice(struct slices *slices, bool left_out, bool somebody_pending, int64_t left)
+int64_t masking_next_slice(struct slices *slices, bool left_out, bool somebody_pending,
+                           int64_t left)
 {
     if (somebody_pending)
         return 0;
@@ -75,15 +57,13 @@ static int64_t next_slice(struct slices *slices, bool left_out, bool somebody_pe
     return watch ? slices_next(slices, left) : left;
 }
 
-/* A connection whose input is to be left out of the call, as its output is pending. */
-static bool paused(int fd, bool reads, bool writes)
+bool masking_pauses(int fd, bool reads, bool writes)
 {
     return reads && writes && descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN &&
            pausing_masks(fd);
 }
 
-/* What every wait does for the connections' bytes; whether this one has to be looked at. */
-static bool flows_concerned(void)
+bool masking_bytes_concerned(void)
 {
     if (!flows_mode())
         return false;
@@ -92,7 +72,7 @@ static bool flows_concerned(void)
     return credit_slice() >= 0 || stalls_slice() >= 0;
 }
 
-static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *out)
+const struct timespec *masking_timespec(int64_t nanoseconds, struct timespec *out)
 {
     if (nanoseconds < 0)
         return NULL;
@@ -101,8 +81,7 @@ static const struct timespec *to_timespec(int64_t nanoseconds, struct timespec *
     return out;
 }
 
-/* Of many descriptors, more than the stack may hold. NULL when there is none. */
-static void *memory_for(size_t size)
+void *masking_memory(size_t size)
 {
     void *memory = MAP_FAILED;
     if (sandbox_permits(SYS_mmap) && sandbox_permits(SYS_munmap))
@@ -110,416 +89,7 @@ static void *memory_for(size_t size)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-/* Nothing is out of sight, and there is nothing to come back for. */
-static bool calm(void)
+bool masking_calm(void)
 {
     return !readiness_hidden() && flows_idle() && admission_calm();
-}
-
-/* --- poll --- */
-
-bool masking_concerns_poll(const struct pollfd *fds, nfds_t count)
-{
-    if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()) ||
-        !memory_holds(MEMORY_POLLED, fds, count, sizeof *fds))
-        return false;
-    stalls_stir();
-    bool pause = flows_mode() & FLOWS_PAUSE;
-    for (nfds_t i = 0; i < count; i++)
-        if (concerns(fds[i].fd)) {
-            admission_waits_for_listener();
-            return true;
-        } else if (pause && fds[i].events & WRITABLE && fds[i].events & READABLE &&
-                   descriptor_kind(descriptor_at(fds[i].fd)) == DESCRIPTOR_CONN) {
-            return true;
-        }
-    return flows_concerned();
-}
-
-/* Copies the call without what is out of sight; whether anything was left out. */
-static bool mask_poll(struct pollfd *to, const struct pollfd *fds, nfds_t count,
-                      bool *somebody_pending)
-{
-    bool left_out = false;
-    memcpy(to, fds, count * sizeof *fds);
-    for (nfds_t i = 0; i < count; i++) {
-        if (paused(fds[i].fd, fds[i].events & READABLE, fds[i].events & WRITABLE))
-            to[i].events &= ~READABLE;
-        if (fds[i].fd < 0 || !(fds[i].events & READABLE) ||
-            descriptor_kind(descriptor_at(fds[i].fd)) != DESCRIPTOR_LISTENER)
-            continue;
-        if (pending(fds[i].fd)) {
-            *somebody_pending = true;
-        } else if (masked(fds[i].fd)) {
-            to[i].fd = -1;
-            left_out = true;
-        }
-    }
-    return left_out;
-}
-
-/* Hands the result out: without listeners that filled up meanwhile, with those somebody waits for.
- */
-static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t count)
-{
-    int ready = 0;
-    for (nfds_t i = 0; i < count; i++) {
-        short events = result[i].fd < 0 ? 0 : result[i].revents;
-        if (events & READABLE && withheld(fds[i].fd)) {
-            events &= ~READABLE;
-        } else if (waiting_room_occupied() && fds[i].events & READABLE && fds[i].fd >= 0 &&
-                   pending(fds[i].fd)) {
-            events |= fds[i].events & READABLE;
-        }
-        if (events & WRITABLE && result[i].events != fds[i].events)
-            pausing_told(fds[i].fd);
-        fds[i].revents = events;
-        ready += events != 0;
-    }
-    return ready;
-}
-
-/* A sandbox entered by another thread, while this one waits, may know poll alone. */
-static int ask_poll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
-                    const sigset_t *signals)
-{
-    if (sandbox_permits(SYS_ppoll))
-        return polling_wait(fds, count, timeout, signals);
-    int64_t ms = timeout ? timeout->tv_sec * 1000 + (timeout->tv_nsec + 999999) / 1000000 : -1;
-    return REAL(poll)(fds, count, ms < INT_MAX ? (int)ms : INT_MAX);
-}
-
-struct poll_wait {
-    struct pollfd *fds;
-    nfds_t count;
-    const struct timespec *timeout;
-    const sigset_t *signals;
-};
-
-static int wait_in_poll(void *argument)
-{
-    const struct poll_wait *wait = argument;
-    return ask_poll(wait->fds, wait->count, wait->timeout, wait->signals);
-}
-
-static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t count,
-                         struct slices *slices, const sigset_t *signals)
-{
-    struct timespec time;
-    for (;;) {
-        bool somebody_pending = false;
-        admission_attend();
-        readiness_room_made();
-        metering_new_turn();
-        bool left_out = mask_poll(scratch, fds, count, &somebody_pending);
-        int64_t left = slices_left(slices);
-        int64_t slice = next_slice(slices, left_out, somebody_pending, left);
-        struct poll_wait wait = {scratch, count, to_timespec(slice, &time),
-                                 signals_opened(&slices->held, signals)};
-        int reported = slices_wait(slices, wait_in_poll, &wait);
-        if (reported < 0)
-            return reported;
-        int ready = settle_poll(fds, scratch, count);
-        if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
-            return ready;
-        signals_hold(&slices->held);
-    }
-}
-
-/* With care, and again and again, in a copy of the call. */
-static __attribute__((noinline)) int watch_poll(struct pollfd *fds, nfds_t count,
-                                                struct slices slices, const sigset_t *signals)
-{
-    struct pollfd on_stack[ON_STACK], *scratch = on_stack;
-    struct timespec time;
-    size_t size = count * sizeof *fds;
-
-    if (count > ON_STACK) {
-        scratch = memory_for(size);
-        if (!scratch)
-            return polling_wait(fds, count, to_timespec(slices_left(&slices), &time), signals);
-    }
-    int ready = poll_watching(fds, scratch, count, &slices, signals);
-    slices_end(&slices);
-    if (scratch != on_stack) {
-        int saved = errno;
-        munmap(scratch, size);
-        errno = saved;
-    }
-    return ready;
-}
-
-int masking_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals)
-{
-    struct timespec time;
-
-    since_wait_begin();
-    uint64_t deadline_ns = slices_deadline(timeout_ns);
-    if (calm()) {
-        int ready = REAL(ppoll)(fds, count, to_timespec(timeout_ns, &time), signals);
-        if (ready <= 0 || admission_all_visible())
-            return ready >= 0 || !polling_is_refusal(errno)
-                       ? ready
-                       : polling_wait(fds, count, to_timespec(timeout_ns, &time), signals);
-        ready = settle_poll(fds, fds, count);
-        if (ready > 0)
-            return ready;
-    }
-    return watch_poll(fds, count, slices_until(timeout_ns, deadline_ns), signals);
-}
-
-/* --- select --- */
-
-#define SELECT_ON_STACK (FD_SETSIZE / DESCRIPTORS_PER_WORD)
-
-static size_t words(int end)
-{
-    return ((size_t)end + DESCRIPTORS_PER_WORD - 1) / DESCRIPTORS_PER_WORD;
-}
-
-static uint64_t mask_of(int fd)
-{
-    return UINT64_C(1) << fd % DESCRIPTORS_PER_WORD;
-}
-
-static bool bit(const uint64_t *set, int fd)
-{
-    return set && set[fd / DESCRIPTORS_PER_WORD] & mask_of(fd);
-}
-
-/* The first in `set` that is not below `from`; `end` when there is none. */
-static int next_in(const uint64_t *set, int from, int end)
-{
-    while (set && from < end) {
-        uint64_t rest = set[from / DESCRIPTORS_PER_WORD] >> from % DESCRIPTORS_PER_WORD;
-        if (rest)
-            return from + __builtin_ctzll(rest);
-        from += DESCRIPTORS_PER_WORD - from % DESCRIPTORS_PER_WORD;
-    }
-    return end;
-}
-
-/* As the kernel does: programs pass getdtablesize() with sets that are no longer than fd_set. */
-static int cut_to_kernel(int end)
-{
-    if (end <= FD_SETSIZE)
-        return end;
-    int most = descriptors_kernel_end();
-    return end < most ? end : most;
-}
-
-/* Whether any in the set may be withheld. */
-static bool any_withheld(const uint64_t *set, int end)
-{
-    for (size_t word = 0; set && word < words(end); word++)
-        if (set[word] & atomic_load_explicit(&descriptors_withheld[word], memory_order_relaxed))
-            return true;
-    return false;
-}
-
-/* Whether any in both sets is a connection whose input may be paused. */
-static bool any_pausable(const uint64_t *set, const uint64_t *write_set, int end)
-{
-    if (!write_set || !(flows_mode() & FLOWS_PAUSE))
-        return false;
-    for (int fd = next_in(set, 0, end); fd < end; fd = next_in(set, fd + 1, end))
-        if (bit(write_set, fd) && descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN)
-            return true;
-    return false;
-}
-
-/* Of a set longer than fd_set so much is looked at. */
-static bool set_there(const fd_set *set, int end)
-{
-    size_t bytes = words(end < FD_SETSIZE ? end : FD_SETSIZE) * sizeof(uint64_t);
-    return !set || memory_there(MEMORY_SET, set, bytes);
-}
-
-bool masking_concerns_select(int end, const fd_set *read_fds, const fd_set *write_fds,
-                             const fd_set *except_fds)
-{
-    if (end <= 0 || !admission_active() || in_vfork_child ||
-        (!listeners_exist() && !flows_mode()) || !set_there(except_fds, end) ||
-        !set_there(write_fds, end) || !set_there(read_fds, end))
-        return false;
-    stalls_stir();
-    int tracked = descriptors_end();
-    end = end < tracked ? end : tracked;
-    if (any_withheld((const void *)read_fds, end)) {
-        admission_waits_for_listener();
-        return true;
-    }
-    return any_pausable((const void *)read_fds, (const void *)write_fds, end) || flows_concerned();
-}
-
-/* What select was asked, and what the kernel made of it: read, write, except. */
-struct select_call {
-    int end;
-    uint64_t *asked[3];
-    uint64_t *result[3];
-};
-
-static void copy_sets(const struct select_call *call, uint64_t *const to[3],
-                      uint64_t *const from[3])
-{
-    for (int i = 0; i < 3; i++)
-        if (from[i])
-            memcpy(to[i], from[i], words(call->end) * sizeof(uint64_t));
-}
-
-static bool mask_select(const struct select_call *call, bool *somebody_pending)
-{
-    const uint64_t *reads = call->asked[0];
-    bool left_out = false;
-    copy_sets(call, call->result, call->asked);
-    for (int fd = next_in(reads, 0, call->end); fd < call->end;
-         fd = next_in(reads, fd + 1, call->end)) {
-        uint64_t *word = &call->result[0][fd / DESCRIPTORS_PER_WORD];
-        if (paused(fd, true, bit(call->asked[1], fd)))
-            *word &= ~mask_of(fd);
-        if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
-            continue;
-        if (pending(fd)) {
-            *somebody_pending = true;
-        } else if (masked(fd)) {
-            *word &= ~mask_of(fd);
-            left_out = true;
-        }
-    }
-    return left_out;
-}
-
-/* Hands out what settle_poll does. */
-static int settle_select(const struct select_call *call, int ready)
-{
-    const uint64_t *reads = call->asked[0];
-    for (int fd = next_in(reads, 0, call->end); fd < call->end;
-         fd = next_in(reads, fd + 1, call->end)) {
-        uint64_t *word = &call->result[0][fd / DESCRIPTORS_PER_WORD], mask = mask_of(fd);
-        if (call->asked[1] && bit(call->result[1], fd))
-            pausing_told(fd);
-        if (descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_LISTENER)
-            continue;
-        if (*word & mask && withheld(fd)) {
-            *word &= ~mask;
-            ready--;
-        } else if (!(*word & mask) && pending(fd)) {
-            *word |= mask;
-            ready++;
-        }
-    }
-    return ready;
-}
-
-/* As ask_poll. */
-static int ask_select(int end, uint64_t *const sets[3], const struct timespec *timeout,
-                      const sigset_t *signals)
-{
-    if (sandbox_permits(SYS_pselect6))
-        return REAL(pselect)(end, (void *)sets[0], (void *)sets[1], (void *)sets[2], timeout,
-                             signals);
-    struct timeval time = {.tv_sec = timeout ? timeout->tv_sec : 0,
-                           .tv_usec = timeout ? (timeout->tv_nsec + 999) / 1000 : 0};
-    return REAL(select)(end, (void *)sets[0], (void *)sets[1], (void *)sets[2],
-                        timeout ? &time : NULL);
-}
-
-struct select_wait {
-    const struct select_call *call;
-    const struct timespec *timeout;
-    const sigset_t *signals;
-};
-
-static int wait_in_select(void *argument)
-{
-    const struct select_wait *wait = argument;
-    uint64_t *const *result = wait->call->result;
-    return ask_select(wait->call->end, result, wait->timeout, wait->signals);
-}
-
-static int select_watching(const struct select_call *call, struct slices *slices,
-                           const sigset_t *signals)
-{
-    struct timespec time;
-    for (;;) {
-        bool somebody_pending = false;
-        admission_attend();
-        readiness_room_made();
-        metering_new_turn();
-        bool left_out = mask_select(call, &somebody_pending);
-        int64_t left = slices_left(slices);
-        int64_t slice = next_slice(slices, left_out, somebody_pending, left);
-        struct select_wait wait = {call, to_timespec(slice, &time),
-                                   signals_opened(&slices->held, signals)};
-        int reported = slices_wait(slices, wait_in_select, &wait);
-        if (reported < 0)
-            return reported;
-        int ready = settle_select(call, reported);
-        if (ready > 0 || (slice == left && (reported == 0 || left == 0))) {
-            copy_sets(call, call->asked, call->result);
-            return ready;
-        }
-        signals_hold(&slices->held);
-    }
-}
-
-#define WITHHELD (-2)
-
-/* Asks the kernel with the program's own sets, `kept->result`, of which it keeps a copy. WITHHELD
- * when none of those that are ready is to be seen: the sets are as they were, then. */
-static int select_calmly(const struct select_call *kept, int64_t timeout_ns,
-                         const sigset_t *signals)
-{
-    struct timespec time;
-    uint64_t *const *sets = kept->result;
-    copy_sets(kept, kept->asked, sets);
-    int ready = REAL(pselect)(kept->end, (void *)sets[0], (void *)sets[1], (void *)sets[2],
-                              to_timespec(timeout_ns, &time), signals);
-    if (ready <= 0 || admission_all_visible())
-        return ready;
-    ready = settle_select(kept, ready);
-    if (ready > 0)
-        return ready;
-    copy_sets(kept, sets, kept->asked);
-    return WITHHELD;
-}
-
-static int select_in(const struct select_call *call, struct slices *slices, const sigset_t *signals)
-{
-    const struct select_call kept = {.end = call->end,
-                                     .asked = {call->result[0], call->result[1], call->result[2]},
-                                     .result = {call->asked[0], call->asked[1], call->asked[2]}};
-    int ready = calm() ? select_calmly(&kept, slices->timeout_ns, signals) : WITHHELD;
-    return ready == WITHHELD ? select_watching(call, slices, signals) : ready;
-}
-
-int masking_select(int end, fd_set *read_fds, fd_set *write_fds, fd_set *except_fds,
-                   int64_t timeout_ns, const sigset_t *signals, int64_t *left_ns)
-{
-    uint64_t on_stack[3 * SELECT_ON_STACK], *scratch = on_stack;
-    end = cut_to_kernel(end);
-    size_t size = words(end) * sizeof(uint64_t);
-    struct select_call call = {.end = end,
-                               .asked = {(void *)read_fds, (void *)write_fds, (void *)except_fds}};
-    struct timespec time;
-
-    since_wait_begin();
-    if (size * 3 > sizeof on_stack) {
-        scratch = memory_for(size * 3);
-        if (!scratch)
-            return REAL(pselect)(end, read_fds, write_fds, except_fds,
-                                 to_timespec(timeout_ns, &time), signals);
-    }
-    for (size_t i = 0; i < 3; i++)
-        call.result[i] = call.asked[i] ? scratch + i * words(end) : NULL;
-    struct slices slices = slices_start(timeout_ns);
-    int ready = select_in(&call, &slices, signals);
-    int saved = errno;
-    if (left_ns)
-        *left_ns = slices_left(&slices);
-    slices_end(&slices);
-    if (scratch != on_stack)
-        munmap(scratch, size * 3);
-    errno = saved;
-    return ready;
 }
