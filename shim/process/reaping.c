@@ -125,7 +125,8 @@ bool reaping_check(struct segment_process *process, const struct onlooker *here,
         uint32_t held = gauge_count(&process->conns);
         reaping_reap(process, identity, phase != PROCESS_CLAIMED);
         if (held)
-            segment_event(service.segment, EVENT_PROCESS_GONE, pid, held,
+            segment_event(service.segment, EVENT_PROCESS_GONE, phase == PROCESS_REAPING ? 0 : pid,
+                          held,
                           phase == PROCESS_CLAIMED ? "what it held counts until the kernel says "
                                                      "that it is gone"
                                                    : "what it held is free");

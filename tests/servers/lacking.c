@@ -6,15 +6,19 @@
  *   LACKS='WORD...'
  *     netlink     no netlink socket: EPERM, as filters say it
  *     protocol    the same, as a kernel without it says it
- *     modules     no tcp_diag and unix_diag: a dump ends at once with ENOENT, a look-up finds
- * nothing sight       dumps pass all sockets over, as they pass over some while their table changes
+ *     modules     no tcp_diag and unix_diag: a dump ends at once with ENOENT, a look-up finds none
+ *     sight       dumps pass all sockets over, as they pass over some while their table changes
  *     memory      dumps do so after the first of each kind
  *     cookie      SO_COOKIE: ENOPROTOOPT
  *     proc        nothing in /proc can be opened or read: EACCES
+ *     luck        the first SIGUSR1 comes to a thread just as its time on a futex is up, and before
+ *                 the thread is back
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <linux/futex.h>
 #include <linux/netlink.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -69,6 +73,17 @@ static long refused(long call, const long argument[6])
     return of_proc && lacks("proc") ? EACCES : 0;
 }
 
+/* Not held back, it has its handler run before the call is over; futex(2) says ETIMEDOUT then. */
+static void come_late(long call, const long argument[6])
+{
+    static _Atomic bool came;
+    if (call == SYS_futex && (argument[1] & 127) == FUTEX_WAIT && argument[3] &&
+        errno == ETIMEDOUT && !atomic_exchange(&came, true)) {
+        raise(SIGUSR1);
+        errno = ETIMEDOUT;
+    }
+}
+
 static bool is_netlink(int fd, long (*real)(long, ...))
 {
     int domain = 0;
@@ -94,6 +109,8 @@ long syscall(long call, ...)
         return fail((int)error);
     long result =
         real(call, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
+    if (result < 0 && lacks("luck"))
+        come_late(call, argument);
     if (call != SYS_recvfrom || result <= 0 || !is_netlink((int)argument[0], real))
         return result;
     bool blind = lacks("sight") || (lacks("memory") && atomic_load(&dumps) >= DUMPS_SEEN_FIRST);

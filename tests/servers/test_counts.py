@@ -317,6 +317,34 @@ def test_what_the_children_of_a_killed_process_hold():
     in_each_environment(parent_killed)
 
 
+ENDED_BY_A_SIGNAL = """
+import signal, socket, sys
+def stop(*_):
+    raise SystemExit(0)
+signal.signal(signal.SIGUSR1, stop)
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+inside = listener.accept()
+print("inside", flush=True)
+listener.accept()
+"""
+
+
+def test_signal_that_comes_as_the_wait_for_a_slot_ends():
+    """Its handler ends accept, as it would without a ceiling; or else this waits for ever."""
+    with subprocess.Popen(
+            [PYTHON, "-c", ENDED_BY_A_SIGNAL], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "LD_PRELOAD": f"{SHIM}:{LACKING}", "LACKS": "luck",
+                 "BACKPRESSURE": f"name=luck-{os.getpid()} total-conns=1"}) as server:
+        try:
+            port = int(server.stdout.readline())
+            with connected(port), connected(port):  # one is inside, one waits for its slot
+                assert server.stdout.readline() == "inside\n"
+                assert server.wait(30) == 0
+        finally:
+            server.kill()
+
+
 def test_show_says_what_audits_cannot_see():
     for what, lacks in ENVIRONMENTS.items():
         with Service("keep", lacks) as service:
