@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -351,6 +352,65 @@ static void places_left_half_way_are_found_again(void **state)
     assert_non_null(strstr(output, "left half way"));
 }
 
+static struct segment *mapped(void)
+{
+    int fd = open(segment_path, O_RDWR | O_CLOEXEC);
+    struct segment *segment =
+        mmap(NULL, sizeof *segment, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_ptr_not_equal(segment, MAP_FAILED);
+    close(fd);
+    return segment;
+}
+
+/* What a process leaves that was stopped, or killed, while it freed the entry of a dead one. */
+static void only_a_dead_reapers_work_is_taken_over(void **state)
+{
+    const char *recipe = *state;
+    start(recipe);
+    struct segment *segment = mapped();
+    uint32_t used = atomic_load(&segment->processes_used), reaper = 1;
+    while (process_phase(atomic_load(&segment->process[reaper].identity)) != PROCESS_LIVE)
+        assert_true(++reaper < used);
+    uint32_t mark =
+        reaper << 20 | process_generation(atomic_load(&segment->process[reaper].identity));
+    struct segment_process *stopped = &segment->process[used], *killed = stopped + 1;
+    uint64_t identity = process_identity(0, PROCESS_REAPING, mark);
+    atomic_store(&segment->processes_used, used + 2);
+    for (unsigned i = 0; i < 2; i++) {
+        atomic_store(&stopped[i].conns.word, 1);
+        atomic_store(&stopped[i].since_ns, 1);
+    }
+    atomic_store(&stopped->identity, identity);
+    atomic_store(&killed->identity, process_identity(0, PROCESS_REAPING, mark + 1));
+    come(10);
+    for (int i = 0; i < WITHIN_MS / 10; i++) {
+        if (process_phase(atomic_load(&killed->identity)) == PROCESS_FREE)
+            break;
+        crowd_until(&crowd, CLIENT_SERVED, 10, 10);
+    }
+    assert_int_equal(process_phase(atomic_load(&killed->identity)), PROCESS_FREE);
+    assert_true(atomic_load(&stopped->identity) == identity);
+    munmap(segment, sizeof *segment);
+}
+
+/* What processes leave that were killed while they entered where they connect to. */
+static void destinations_left_half_way_are_used_again(void **state)
+{
+    char given[128];
+    (void)state;
+    start("python");
+    assert_int_equal(BPCTL("set", server.name, "connect-retries=1", "backoff=1s..1s"), 0);
+    struct segment *segment = mapped();
+    for (unsigned i = 0; i < SEGMENT_DESTINATIONS; i++) /* by the ninth that had the 100th entry */
+        atomic_store(&segment->destination[i].state, UINT64_C(100) << PROCESS_REFERENCE_SHIFT | 9);
+    munmap(segment, sizeof *segment);
+    snprintf(given, sizeof given, "name=%s total-conns=5", server.name);
+    preloaded(given, "/usr/bin/python3 -c 'import socket\ntry: "
+                     "socket.create_connection((\"127.0.0.1\", 1))\nexcept OSError: pass'");
+    assert_int_equal(BPCTL("show", server.name, "--json"), 0);
+    assert_non_null(strstr(output, "127.0.0.1:1\""));
+}
+
 static void segment_of_another_version(void **state)
 {
     uint32_t version = SEGMENT_VERSION + 1;
@@ -411,6 +471,8 @@ int main(int argc, char **argv)
         TEST_ON(gate_that_the_segment_denies_is_opened, "apache-prefork"),
         TEST_ON(places_left_half_way_are_found_again, "nginx"),
         TEST_ON(places_left_half_way_are_found_again, "vsftpd"),
+        TEST_ON(only_a_dead_reapers_work_is_taken_over, "nginx"),
+        TEST(destinations_left_half_way_are_used_again),
         TEST(segment_of_another_version),
         TEST(static_program_is_named),
     };
