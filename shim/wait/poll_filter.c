@@ -150,6 +150,16 @@ static __attribute__((noinline)) int watch_poll(struct pollfd *fds, nfds_t count
     return ready;
 }
 
+/* After a failure: by poll, where a filter forbids ppoll. */
+static __attribute__((noinline, cold)) int
+ask_otherwise(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals)
+{
+    struct timespec time;
+    if (!polling_is_refusal(errno))
+        return -1;
+    return polling_wait(fds, count, masking_timespec(timeout_ns, &time), signals);
+}
+
 int poll_filter_wait(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *signals)
 {
     struct timespec time;
@@ -159,9 +169,7 @@ int poll_filter_wait(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const
     if (masking_calm()) {
         int ready = REAL(ppoll)(fds, count, masking_timespec(timeout_ns, &time), signals);
         if (ready <= 0 || admission_all_visible())
-            return ready >= 0 || !polling_is_refusal(errno)
-                       ? ready
-                       : polling_wait(fds, count, masking_timespec(timeout_ns, &time), signals);
+            return ready < 0 ? ask_otherwise(fds, count, timeout_ns, signals) : ready;
         ready = settle_poll(fds, fds, count);
         if (ready > 0)
             return ready;
