@@ -97,27 +97,36 @@ static bool turned_away(void)
            0;
 }
 
+/* A count of one alone may be a place reserved for a moment, by an accept that then finds nobody.
+ */
+static bool somebody_is_in(long accepted_before)
+{
+    return total(&server, "accepted") > accepted_before && total(&server, "conns") == 1;
+}
+
 /* Whoever looked whether the server is up may still have the slot: comes again until it is ours. */
 static void take_the_slot(void)
 {
+    long accepted;
     struct sockaddr_in address = loopback(server.port);
     double deadline = seconds_now() + WITHIN_MS / 1000.0;
     assert_true(total_becomes(&server, "conns", 0, WITHIN_MS));
     do {
         crowd_end(&inside);
+        accepted = (long)total(&server, "accepted");
         crowd_start(&inside, 1, (struct sockaddr *)&address, sizeof address, NULL, 0, "", 0);
-        while (!turned_away() && total(&server, "conns") != 1 && seconds_now() < deadline)
+        while (!turned_away() && !somebody_is_in(accepted) && seconds_now() < deadline)
             crowd_step(&inside, 5);
         crowd_step(&inside, 5);
     } while (turned_away() && seconds_now() < deadline);
-    if (total(&server, "conns") != 1) {
+    if (!somebody_is_in(accepted)) {
         char shown[65536];
         bpctl(&server, shown, sizeof shown, COMMAND("show", server.name));
         fprintf(stderr, "client: state %d, %zu bytes: %.40s\n%s", (int)inside.client[0].state,
                 inside.client[0].length, inside.client[0].answer, shown);
     }
     assert_false(turned_away());
-    assert_int_equal(total(&server, "conns"), 1);
+    assert_true(somebody_is_in(accepted));
 }
 
 static void client_hears_that_the_server_is_busy(void **state)
