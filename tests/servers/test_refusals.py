@@ -191,7 +191,8 @@ def test_the_late_leave_nobody_in_accept():
 
             def somebody_was_late():
                 inside.sendall(b"nap")
-                crowd = [service.come() for _ in range(30)]
+                # Few enough to come while it naps: one who comes later waits for nothing, and the queue is calm again.
+                crowd = [service.come() for _ in range(6)]
                 assert inside.recv(99) == b"nap"
                 assert ask(inside) == b"hello", "in accept"
                 for client in crowd:
