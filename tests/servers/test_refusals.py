@@ -99,7 +99,7 @@ def heard(client):
 
 # --- a thread that waits for its listener and its clients, and whose accept would block ---
 
-# An echo in one thread, with a listener that blocks. `nap` keeps it from accepting for a moment.
+# An echo in one thread, with a listener that blocks. `nap` keeps it from accepting for a moment, from its yawn on.
 WAIT_THEN_ACCEPT = """
 import select, socket, sys, time
 way, ports = sys.argv[1], sys.argv[2:]
@@ -120,7 +120,9 @@ while True:
             if poller: poller.register(client, IN)
             continue
         said = clients[fd].recv(99)
-        if said == b"nap": time.sleep(0.3)
+        if said == b"nap":
+            clients[fd].sendall(b"yawn")
+            time.sleep(0.3)
         if said: clients[fd].sendall(said)
         else:
             if poller: poller.unregister(fd)
@@ -191,7 +193,8 @@ def test_the_late_leave_nobody_in_accept():
 
             def somebody_was_late():
                 inside.sendall(b"nap")
-                # Few enough to come while it naps: one who comes later waits for nothing, and the queue is calm again.
+                # Who comes before the nap, or after it, waits for nothing, and the queue is calm again.
+                assert inside.recv(4) == b"yawn"
                 crowd = [service.come() for _ in range(6)]
                 assert inside.recv(99) == b"nap"
                 assert ask(inside) == b"hello", "in accept"
