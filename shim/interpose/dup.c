@@ -111,18 +111,23 @@ INTERPOSE int __fcntl(int fd, int command, ...)
     return control(REAL(fcntl), fd, command, argument);
 }
 
+static __attribute__((noinline)) int ioctl_with_care(int fd, unsigned long request, void *argument)
+{
+    /* To the kernel, and to musl, whose programs pass an int, it has 32 bits. */
+    bool asks = (uint32_t)request == FIONREAD;
+    int result = REAL(ioctl)(fd, request, argument);
+    if (result >= 0 && asks && !descriptor_untracked(fd))
+        reading_told(fd, *(const int *)argument);
+    else if (result >= 0 && (uint32_t)request == FIONBIO)
+        reread(fd);
+    return result;
+}
+
 INTERPOSE int ioctl(int fd, unsigned long request, ...)
 {
     void *argument;
     ARGUMENT_AFTER(request, argument);
-    /* To the kernel, and to musl, whose programs pass an int, it has 32 bits. */
-    bool asks = (uint32_t)request == FIONREAD;
-    if (((uint32_t)request != FIONBIO && !asks) || descriptor_untracked(fd))
-        return REAL(ioctl)(fd, request, argument);
-    int result = REAL(ioctl)(fd, request, argument);
-    if (result >= 0 && asks)
-        reading_told(fd, *(const int *)argument);
-    else if (result >= 0)
-        reread(fd);
-    return result;
+    if (descriptor_untracked(fd) && BOUND(ioctl))
+        return real_functions.ioctl(fd, request, argument);
+    return ioctl_with_care(fd, request, argument);
 }
