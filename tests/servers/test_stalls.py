@@ -17,7 +17,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import Skipped, free_port, run_tests, wait_until
+from harness import Skipped, ends_with_all_it_started, free_port, run_here, wait_until
 
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 RUNTIME = os.environ.get("SANITIZER_RUNTIME", "")
@@ -295,13 +295,14 @@ def who_has_nothing_to_send_sleeps():
 CHECKS["who has nothing to send sleeps"] = who_has_nothing_to_send_sleeps
 
 
-def main(names):
-    """They wait most of the time: some at once."""
+def run_some_at_once(names):
+    """They wait most of the time."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         wanted = [name for name in CHECKS if not names or any(part in name for part in names)]
         ends = {name: pool.submit(CHECKS[name]) for name in wanted}
-        return run_tests({f"test_{name}": end.result for name, end in ends.items()}, [])
+        return run_here({f"test_{name}": end.result for name, end in ends.items()}, [])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # The threads belong to the child in which tests are run: a fork does not take them along.
+    sys.exit(ends_with_all_it_started(lambda: run_some_at_once(sys.argv[1:])))
