@@ -2,6 +2,7 @@
 #include "accept/connections.h"
 
 #include "accept/peers.h"
+#include "base/gauge.h"
 #include "base/sockdiag.h"
 #include "base/trace.h"
 #include "fd/witness.h"
@@ -31,13 +32,6 @@ static struct segment_conn *open_slot(descriptor what)
     if (conn_phase(state) != CONN_OPEN || state >> 2 != descriptor_generation(what))
         return NULL;
     return &service.segment->conn[slot];
-}
-
-static void raise_to(_Atomic uint64_t *peak, uint64_t value)
-{
-    uint64_t seen = atomic_load_explicit(peak, memory_order_relaxed);
-    while (seen < value && !atomic_compare_exchange_weak(peak, &seen, value))
-        ;
 }
 
 /* --- slots --- */
@@ -205,8 +199,8 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
     descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, generation));
     connection_features->begins(fd, slot, generation, family, false);
     service_count(COUNTER_ACCEPTED, 1);
-    raise_to(&self->counter[COUNTER_CONNS_PEAK], gauge_count(&self->conns));
-    raise_to(&segment->conns_peak, gauge_count(&segment->conns));
+    gauge_raise_peak(&self->counter[COUNTER_CONNS_PEAK], gauge_count(&self->conns));
+    gauge_raise_peak(&segment->conns_peak, gauge_count(&segment->conns));
 }
 
 void connections_count(int fd, int family)

@@ -75,4 +75,12 @@ static inline bool gauge_mend(struct gauge *gauge, uint64_t seen, uint32_t truth
     return atomic_compare_exchange_strong(&gauge->word, &seen, gauge_with_count(seen, truth));
 }
 
+/* Raises the highest value that there ever was, if `value` is above it. */
+static inline void gauge_raise_peak(_Atomic uint64_t *peak, uint64_t value)
+{
+    uint64_t seen = atomic_load_explicit(peak, memory_order_relaxed);
+    while (seen < value && !atomic_compare_exchange_weak(peak, &seen, value))
+        ;
+}
+
 #endif

@@ -2,6 +2,7 @@
 #include "output/credit.h"
 
 #include "base/due.h"
+#include "base/gauge.h"
 #include "base/real.h"
 #include "base/trace.h"
 #include "output/grants.h"
@@ -340,13 +341,6 @@ static void look_at(int fd, struct flow *flow, void *context)
         look->reclaim && !(signs & FLOW_STARVED) ? credit_shrink(fd, flow) : flow_queued(fd);
 }
 
-static void raise_to(_Atomic uint64_t *peak, uint64_t value)
-{
-    uint64_t seen = atomic_load_explicit(peak, memory_order_relaxed);
-    while (seen < value && !atomic_compare_exchange_weak(peak, &seen, value))
-        ;
-}
-
 static void note_queued(uint64_t queued)
 {
     struct segment *segment = service.segment;
@@ -355,11 +349,11 @@ static void note_queued(uint64_t queued)
     uint64_t all = 0;
 
     atomic_store(&self->counter[COUNTER_BUFFER], queued);
-    raise_to(&self->counter[COUNTER_BUFFER_PEAK], queued);
+    gauge_raise_peak(&self->counter[COUNTER_BUFFER_PEAK], queued);
     for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
         all += atomic_load_explicit(&segment->process[i].counter[COUNTER_BUFFER],
                                     memory_order_relaxed);
-    raise_to(&segment->buffer_peak, all);
+    gauge_raise_peak(&segment->buffer_peak, all);
 }
 
 static void look_over(bool reclaim)

@@ -10,6 +10,7 @@
 #include "output/pausing.h"
 #include "output/stalls.h"
 #include "wait/readiness.h"
+
 #include <sys/mman.h>
 
 bool masking_concerns(int fd)
