@@ -31,6 +31,8 @@ struct busy_answer {
     size_t size; /* of out, in bytes */
 };
 
+struct request_rules;
+
 struct dialect {
     /* Whether these are a client's first bytes; there is at least one. NULL where the server speaks
      * first, so that nothing a client sends tells. */
@@ -45,6 +47,8 @@ struct dialect {
     /* Where the server speaks first: what it is known by. Both end with 0 or NULL. */
     const uint16_t *ports;
     const char *const *programs;
+    /* How its requests follow one another: request.h. NULL: its connections are left alone. */
+    const struct request_rules *requests;
 };
 
 #define DIALECT(id, symbol, choice) extern const struct dialect symbol;

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "dialects/request.h"
+
+#include <string.h>
+
+#define DIALECT(id, symbol, choice) [BUSY_IN_##id] = &(symbol),
+static const struct dialect *const dialects[BUSY_PROTOCOLS] = {
+#include "limits/dialects.def"
+};
+#undef DIALECT
+
+static const struct request_rules *rules_of(const struct request_stream *stream)
+{
+    return stream->state == STREAM_REQUESTS && stream->protocol < BUSY_PROTOCOLS
+               ? dialects[stream->protocol]->requests
+               : NULL;
+}
+
+void request_leave(struct request_stream *stream)
+{
+    stream->state = STREAM_ALONE;
+    stream->kept_length = 0;
+}
+
+static void recognised(struct request_stream *stream, enum busy_protocol protocol)
+{
+    stream->kept_length = 0;
+    stream->protocol = (uint8_t)protocol;
+    stream->state = dialects[protocol]->requests ? STREAM_REQUESTS : STREAM_ALONE;
+}
+
+/* Whose first bytes these are. Somebody may yet turn out to be it: then the state stays UNKNOWN. */
+static void recognise(struct request_stream *stream, const char *bytes, size_t length)
+{
+    struct busy_client client = {.sent = bytes, .length = length, .port = 0, .program = ""};
+    bool undecided = false;
+    for (unsigned i = 0; i < BUSY_PROTOCOLS; i++) {
+        if (!dialects[i]->recognise)
+            continue;
+        enum busy_recognition recognition = dialects[i]->recognise(&client);
+        undecided |= recognition == BUSY_UNDECIDED;
+        if (recognition != BUSY_RECOGNISED)
+            continue;
+        recognised(stream, (enum busy_protocol)i);
+        return;
+    }
+    if (!undecided || length >= REQUEST_KEPT)
+        request_leave(stream);
+}
+
+/*
+ * The first bytes may be too few to tell whose they are: they are kept, and shown to the dialect
+ * when the others have come. No request ends within them, since a dialect that could end one knows
+ * it.
+ */
+static size_t ask_unknown(struct request_stream *stream, const struct limits *limits,
+                          const char *bytes, size_t length, enum request_step *step)
+{
+    char first[REQUEST_KEPT];
+    size_t before = stream->kept_length, more = sizeof first - before;
+    more = more < length ? more : length;
+    memcpy(first, stream->kept, before);
+    memcpy(first + before, bytes, more);
+    recognise(stream, first, before + more);
+    if (stream->state == STREAM_UNKNOWN) {
+        memcpy(stream->kept, first, before + more);
+        stream->kept_length = (uint8_t)(before + more);
+        *step = REQUEST_GOES_ON;
+        return length;
+    }
+    if (stream->state == STREAM_ALONE) {
+        *step = REQUEST_LEAVES;
+        return length;
+    }
+    if (before)
+        rules_of(stream)->ask(stream, limits, first, before, step);
+    return request_ask(stream, limits, bytes, length, step);
+}
+
+size_t request_ask(struct request_stream *stream, const struct limits *limits, const char *bytes,
+                   size_t length, enum request_step *step)
+{
+    *step = REQUEST_GOES_ON;
+    if (length == 0)
+        return 0;
+    if (stream->state == STREAM_UNKNOWN)
+        return ask_unknown(stream, limits, bytes, length, step);
+    const struct request_rules *rules = rules_of(stream);
+    if (!rules) {
+        *step = REQUEST_LEAVES;
+        return length;
+    }
+    size_t taken = rules->ask(stream, limits, bytes, length, step);
+    if (*step == REQUEST_LEAVES)
+        request_leave(stream);
+    return taken;
+}
+
+/* The program speaks before the client did: only a protocol whose servers greet does that. */
+static void greeted(struct request_stream *stream, const char *bytes, size_t length)
+{
+    for (unsigned i = 0; i < BUSY_PROTOCOLS; i++) {
+        const struct request_rules *rules = dialects[i]->requests;
+        if (!rules || !rules->greets || !rules->greets(bytes, length))
+            continue;
+        recognised(stream, (enum busy_protocol)i);
+        return;
+    }
+    request_leave(stream);
+}
+
+enum answer_step request_answer(struct request_stream *stream, const char *bytes, size_t length,
+                                bool first)
+{
+    if (length == 0)
+        return ANSWER_NOTHING;
+    if (stream->state == STREAM_UNKNOWN)
+        greeted(stream, bytes, length);
+    const struct request_rules *rules = rules_of(stream);
+    if (!rules)
+        return ANSWER_LEAVES;
+    enum answer_step step = rules->answer(stream, bytes, length, first);
+    if (step == ANSWER_LEAVES)
+        request_leave(stream);
+    return step;
+}
+
+enum answer_step request_answer_unseen(struct request_stream *stream, size_t length, bool first)
+{
+    (void)first;
+    if (length == 0 || stream->state != STREAM_REQUESTS)
+        return ANSWER_NOTHING;
+    /* What the dialect passes over anyhow it may have passed over so. */
+    stream->answer_left = stream->answer_left > length ? stream->answer_left - length : 0;
+    return ANSWER_BEGUN;
+}
+
+size_t request_refuse(const struct request_stream *stream, const struct limits *limits, bool closes,
+                      char *out, size_t size)
+{
+    const struct request_rules *rules = rules_of(stream);
+    return rules && rules->refuse ? rules->refuse(stream, limits, closes, out, size) : 0;
+}
