@@ -56,7 +56,7 @@ bool lateness_stands(const struct listener *listener)
 {
     if (!listener->shared)
         return false;
-    _Atomic uint64_t *standing = &listener->shared->standing_until_ns;
+    _Atomic uint64_t *standing = &listener->shared->queue.standing_until_ns;
     uint64_t until = atomic_load_explicit(standing, memory_order_relaxed);
     if (until == 0 || until > monotonic_ns())
         return until != 0;
@@ -68,8 +68,8 @@ bool lateness_stands(const struct listener *listener)
 bool lateness_suspects(const struct listener *listener)
 {
     const struct segment_listener *shared = listener->shared;
-    return shared && (atomic_load_explicit(&shared->late_from_ns, memory_order_relaxed) ||
-                      atomic_load_explicit(&shared->standing_until_ns, memory_order_relaxed));
+    return shared && (atomic_load_explicit(&shared->queue.late_from_ns, memory_order_relaxed) ||
+                      atomic_load_explicit(&shared->queue.standing_until_ns, memory_order_relaxed));
 }
 
 bool lateness_overfills(int fd, const struct listener *listener)
@@ -91,5 +91,5 @@ bool lateness_sheds(int fd, struct listener *listener, struct queue_client clien
 {
     struct queue_look look = {.depth = depth_of, .context = &fd, .tells = fd >= 0};
     return listener->shared &&
-           queue_delay_sheds(listener->shared, client, target_ns, look, monotonic_ns());
+           queue_delay_sheds(&listener->shared->queue, client, target_ns, look, monotonic_ns());
 }

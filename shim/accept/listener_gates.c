@@ -86,7 +86,7 @@ static bool gate_wanted(int fd, const struct listener *listener, bool all, bool 
     if (all)
         return true;
     if (flooded && (atomic_load(&listener->shared->gated) ||
-                    atomic_load_explicit(&listener->shared->crowded, memory_order_relaxed)))
+                    atomic_load_explicit(&listener->shared->queue.crowded, memory_order_relaxed)))
         return lateness_queue(fd) > 0;
     return lateness_overfills(fd, listener);
 }

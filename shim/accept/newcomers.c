@@ -265,7 +265,7 @@ static int nobody_came(struct admission *admission, bool reserved)
     if (reserved)
         newcomers_give_slot_back(admission);
     if (saved == EAGAIN && listener->shared)
-        atomic_store_explicit(&listener->shared->crowded, 0, memory_order_relaxed);
+        atomic_store_explicit(&listener->shared->queue.crowded, 0, memory_order_relaxed);
     errno = saved;
     return saved == EAGAIN ? NOBODY : -1;
 }

@@ -89,9 +89,9 @@ static void reset(struct segment_listener *entry)
     atomic_store(&entry->asked_backlog, 0);
     atomic_store(&entry->gated, 0);
     atomic_store(&entry->gated_once, 0);
-    atomic_store(&entry->crowded, 0);
-    atomic_store(&entry->late_from_ns, 0);
-    atomic_store(&entry->standing_until_ns, 0);
+    atomic_store(&entry->queue.crowded, 0);
+    atomic_store(&entry->queue.late_from_ns, 0);
+    atomic_store(&entry->queue.standing_until_ns, 0);
     atomic_store(&entry->probed_ns, 0);
     atomic_store(&entry->address[0], 0);
 }

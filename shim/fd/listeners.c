@@ -387,7 +387,7 @@ static bool ungated_and_calm(const struct listener *listener)
 {
     return !atomic_load_explicit(&listener->shared->gated, memory_order_relaxed) &&
            !atomic_load_explicit(&listener->seen_gated, memory_order_relaxed) &&
-           !atomic_load_explicit(&listener->shared->standing_until_ns, memory_order_relaxed);
+           !atomic_load_explicit(&listener->shared->queue.standing_until_ns, memory_order_relaxed);
 }
 
 bool listeners_calm(void)

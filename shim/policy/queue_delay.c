@@ -40,7 +40,7 @@ static struct queue_depth depth(struct queue_look look)
 }
 
 /* The first who is late: the queue may be a burst, which will have been worked off in a while. */
-static void suspect(struct segment_listener *state, struct queue_look look, uint64_t until)
+static void suspect(struct segment_queue *state, struct queue_look look, uint64_t until)
 {
     uint32_t waiting = depth(look).waiting;
     store(&state->late_queue, waiting ? waiting : 1);
@@ -50,7 +50,7 @@ static void suspect(struct segment_listener *state, struct queue_look look, uint
 }
 
 /* Shown the queue at each late client, tells whether it went up all the steps. */
-static bool climbs(struct segment_listener *state, uint32_t waiting)
+static bool climbs(struct segment_queue *state, uint32_t waiting)
 {
     uint32_t mark = load(&state->late_mark), marks = load(&state->late_marks);
     if (waiting >= mark && waiting < mark + CLIMB_STEP)
@@ -63,7 +63,7 @@ static bool climbs(struct segment_listener *state, uint32_t waiting)
 
 /* A burst does not go on growing, or turn others away. The first who are late are no proof of it.
  */
-static bool overflows(struct segment_listener *state, struct queue_look look, bool just_late)
+static bool overflows(struct segment_queue *state, struct queue_look look, bool just_late)
 {
     struct queue_depth queue = depth(look);
     uint32_t before = load(&state->late_queue);
@@ -72,7 +72,7 @@ static bool overflows(struct segment_listener *state, struct queue_look look, bo
     return climbs(state, queue.waiting) || (!just_late && (doubled || full));
 }
 
-static bool shrinks(const struct segment_listener *state, struct queue_look look)
+static bool shrinks(const struct segment_queue *state, struct queue_look look)
 {
     uint32_t before = load(&state->late_queue);
     return look.tells && before > 1 &&
@@ -80,8 +80,8 @@ static bool shrinks(const struct segment_listener *state, struct queue_look look
                (uint64_t)before * SHRUNK_NUMERATOR;
 }
 
-bool queue_delay_sheds(struct segment_listener *state, struct queue_client client,
-                       uint64_t target_ns, struct queue_look look, uint64_t now)
+bool queue_delay_sheds(struct segment_queue *state, struct queue_client client, uint64_t target_ns,
+                       struct queue_look look, uint64_t now)
 {
     uint64_t interval = target_ns * INTERVAL_TARGETS;
     interval = interval > INTERVAL_LEAST_NS ? interval : INTERVAL_LEAST_NS;

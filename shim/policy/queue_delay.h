@@ -17,7 +17,7 @@
  *       +-------------------+<---------------------------------------------------+
  *                                         nobody late for an interval
  *
- * Pure: the state is the listener's words in the segment (late_from_ns is 0 in CALM,
+ * Pure: the state is a queue's words in the segment (late_from_ns is 0 in CALM,
  * standing_until_ns lies ahead in STANDS), which several processes move without a lock; a lost
  * update costs one verdict. The clock is the caller's, times are nanoseconds. Async-signal-safe.
  */
@@ -48,7 +48,7 @@ struct queue_client {
  * Whether the client is to be shed: it waited too long, or while the queue stands it has closed its
  * side. Every client is shown here, since it is the short waits that tell that no queue stands.
  */
-bool queue_delay_sheds(struct segment_listener *state, struct queue_client client,
-                       uint64_t target_ns, struct queue_look look, uint64_t now);
+bool queue_delay_sheds(struct segment_queue *state, struct queue_client client, uint64_t target_ns,
+                       struct queue_look look, uint64_t now);
 
 #endif

@@ -22,7 +22,7 @@
 #include <sys/types.h>
 
 #define SEGMENT_MAGIC UINT64_C(0x3173736572706b62) /* "bkpress1" */
-#define SEGMENT_VERSION 8
+#define SEGMENT_VERSION 9
 #define SEGMENT_CONNS 65536
 #define SEGMENT_PEERS 65536
 #define SEGMENT_PEERS_STEP 256
@@ -75,6 +75,8 @@ struct segment_conn {
     _Atomic uint32_t grant; /* KiB of output that the kernel may hold for it: see credit.h */
     _Atomic uint32_t
         told_sndbuf; /* the SO_SNDBUF that the program believes in, as getsockopt has it */
+    _Atomic uint32_t in_flight; /* index + 1 of the process whose request in flight it is, or 0 */
+    _Atomic uint32_t spoke;     /* bytes of the client were read: see requests/boundaries.h */
 };
 
 /*
@@ -139,11 +141,15 @@ struct segment_process {
     _Atomic uint64_t started;       /* in clock ticks since the machine did; 0: not known */
     _Atomic uint64_t command[2];
     struct gauge conns;
-    struct gauge outbound;                  /* connections that it made */
-    struct gauge credit;                    /* KiB granted to the connections it holds */
-    struct segment_concurrency concurrency; /* conns=auto */
-    _Atomic uint32_t pending;               /* changes under way: see connections.h */
-    _Atomic uint32_t flags;                 /* PROCESS_FOREIGN and so on */
+    struct gauge outbound;                          /* connections that it made */
+    struct gauge credit;                            /* KiB granted to the connections it holds */
+    struct segment_concurrency concurrency;         /* conns=auto */
+    struct gauge requests;                          /* in flight: requests/in_flight.h */
+    struct segment_concurrency request_concurrency; /* requests=auto */
+    _Atomic uint32_t requests_waiting;              /* for their turn */
+    _Atomic uint32_t streams; /* connections that no limit on requests concerns */
+    _Atomic uint32_t pending; /* changes under way: see connections.h */
+    _Atomic uint32_t flags;   /* PROCESS_FOREIGN and so on */
     _Atomic uint32_t
         sandboxed;            /* 1 + what its seccomp filters keep out (SANDBOX_BYTES ...), or 0 */
     _Atomic uint32_t slicing; /* threads that wait in slices for room */
@@ -151,6 +157,15 @@ struct segment_process {
     _Atomic uint64_t override_mask; /* a bit for each limit set for this process alone */
     _Atomic uint64_t override[LIMIT_KEYS];
     _Atomic uint32_t override_sequence; /* moves when bpctl changed an override */
+};
+
+/* A queue, and whether it stands: policy/queue_delay.h. */
+struct segment_queue {
+    _Atomic uint32_t crowded;               /* who was let in last had waited: see flood.h */
+    _Atomic uint32_t late_queue;            /* how many waited when the first one was late */
+    _Atomic uint32_t late_mark, late_marks; /* the last step of its growth since, and how many */
+    _Atomic uint64_t late_from_ns;          /* when a wait above the target counts as standing */
+    _Atomic uint64_t standing_until_ns;
 };
 
 #define TURN_OVERTAKEN 4
@@ -173,11 +188,7 @@ struct segment_listener {
     _Atomic uint32_t asked_backlog; /* by the program's listen, plus 1; 0 when that was not seen */
     _Atomic uint32_t gated;         /* a SYN gate is attached */
     _Atomic uint32_t gated_once;    /* what it accepts may have inherited the gate */
-    _Atomic uint32_t crowded;       /* who was accepted last had waited: see flood.h */
-    _Atomic uint32_t late_queue;    /* connections that waited when the first one was late */
-    _Atomic uint32_t late_mark, late_marks; /* the last step of its growth since, and how many */
-    _Atomic uint64_t late_from_ns; /* lateness.h: when a wait above the target counts as standing */
-    _Atomic uint64_t standing_until_ns;
+    struct segment_queue queue;
     /* What the eBPF probe saw, when it runs; queues in connections, times in microseconds. */
     _Atomic uint64_t probed_ns; /* CLOCK_MONOTONIC */
     _Atomic uint32_t probed_peak;
@@ -277,7 +288,17 @@ struct segment {
     _Atomic uint64_t retired[COUNTERS];     /* from processes that are gone */
     _Atomic uint64_t conns_peak;
     _Atomic uint64_t events_next;
-    _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS];        /* struct limits, word by word */
+    struct gauge requests;                          /* in flight */
+    struct segment_concurrency request_concurrency; /* total-requests=auto */
+    struct segment_queue request_queue;             /* requests that wait in their connections */
+    struct histogram request_wait;                  /* how long requests waited before they began */
+    struct histogram response;                      /* from then to the first byte of the answer */
+    _Atomic uint64_t requests_peak;
+    _Atomic uint64_t request_rate_next_ns; /* token bucket, as the theoretical arrival time */
+    _Atomic uint64_t requests_recount_ns;  /* when to compare the count with the slots again */
+    _Atomic uint64_t patience_us; /* how long clients wait before they give up; 0: none did */
+    _Atomic uint64_t turn[SEGMENT_PROCESSES];    /* whose turn it is in each: requests/turns.h */
+    _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS]; /* struct limits, word by word */
     _Atomic uint64_t limit_before[SEGMENT_LIMIT_WORDS]; /* whole while limit is being written */
     _Atomic uint64_t limit_first[SEGMENT_LIMIT_WORDS];  /* as the service was started with */
     struct segment_listener listener[SEGMENT_LISTENERS];

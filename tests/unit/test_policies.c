@@ -85,7 +85,7 @@ static void a_bill_adds_up_and_is_paid_by_time(void **state)
 #define LATE (60 * MILLISECOND)
 
 struct queue {
-    struct segment_listener state;
+    struct segment_queue state;
     struct queue_depth depth;
     uint64_t now;
     unsigned asked;
