@@ -1,14 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "accept/lateness.h"
 
-#include "base/real.h"
+#include "base/tcp_state.h"
 #include "process/service.h"
-
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-
-#define MILLISECOND UINT64_C(1000000)
 
 uint64_t lateness_target(void)
 {
@@ -21,35 +15,15 @@ uint64_t lateness_target(void)
                : LIMIT_OFF;
 }
 
-static bool ask(int fd, struct tcp_info *info)
-{
-    socklen_t length = sizeof *info;
-    int saved = errno;
-    bool known = kernel_call(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, info, &length) == 0;
-    errno = saved;
-    return known;
-}
-
 struct queue_client lateness_ask(int fd)
 {
-    struct tcp_info info = {0};
-    if (!ask(fd, &info))
-        return (struct queue_client){0};
-    return (struct queue_client){info.tcpi_last_ack_recv * MILLISECOND,
-                                 info.tcpi_state == TCP_CLOSE_WAIT};
-}
-
-/* Of a listener, tcpi_unacked is the length of the accept queue, and tcpi_sacked its backlog. */
-static struct tcp_info queue_of(int fd)
-{
-    struct tcp_info info = {0};
-    ask(fd, &info);
-    return info;
+    struct tcp_state state = tcp_state_of(fd);
+    return (struct queue_client){state.acked_ago, state.peer_ended};
 }
 
 uint32_t lateness_queue(int fd)
 {
-    return queue_of(fd).tcpi_unacked;
+    return tcp_state_of(fd).waiting;
 }
 
 bool lateness_stands(const struct listener *listener)
@@ -76,14 +50,14 @@ bool lateness_overfills(int fd, const struct listener *listener)
 {
     if (!lateness_stands(listener))
         return false;
-    struct tcp_info queue = queue_of(fd);
-    return queue.tcpi_unacked * 2 > queue.tcpi_sacked;
+    struct tcp_state state = tcp_state_of(fd);
+    return state.waiting * 2 > state.backlog;
 }
 
 static struct queue_depth depth_of(void *context)
 {
-    struct tcp_info queue = queue_of(*(const int *)context);
-    return (struct queue_depth){.waiting = queue.tcpi_unacked, .backlog = queue.tcpi_sacked};
+    struct tcp_state state = tcp_state_of(*(const int *)context);
+    return (struct queue_depth){.waiting = state.waiting, .backlog = state.backlog};
 }
 
 bool lateness_sheds(int fd, struct listener *listener, struct queue_client client,

@@ -7,6 +7,7 @@
 #include "base/real.h"
 #include "base/sandbox.h"
 #include "base/sockdiag.h"
+#include "base/tcp_state.h"
 #include "base/trace.h"
 #include "connect/backoff.h"
 #include "process/descriptors.h"
@@ -15,7 +16,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -201,13 +201,11 @@ void outbound_error_read(int fd, int *error)
 void outbound_was_reset(int fd)
 {
     struct outbound *entry = at(fd);
-    struct tcp_info info = {0};
-    socklen_t length = sizeof info;
     if (!entry || !service_active() || in_vfork_child || !backoff_wanted())
         return;
+    struct tcp_state state = tcp_state_of(fd);
     int saved = errno;
-    if (kernel_call(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
-        info.tcpi_bytes_received == 0)
+    if (state.known && state.bytes_received == 0)
         backoff_failed(atomic_load(&entry->destination), ECONNRESET);
     errno = saved;
 }

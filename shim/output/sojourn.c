@@ -3,11 +3,9 @@
 
 #include "accept/concurrency.h"
 #include "base/due.h"
-#include "base/real.h"
+#include "base/tcp_state.h"
 
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
+#include <sys/socket.h>
 
 #define SAMPLE_EVERY_NS DUE_MILLISECOND
 #define UNMEASURED 1 /* a request is in the program, and nobody asked since when */
@@ -15,13 +13,8 @@
 /* When the input that was just read had arrived; 0 when the kernel does not tell. */
 static uint64_t arrival(int fd, uint64_t now)
 {
-    struct tcp_info info = {0};
-    socklen_t length = sizeof info;
-    int saved = errno;
-    bool known = kernel_call(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0;
-    errno = saved;
-    uint64_t ago = info.tcpi_last_data_recv * DUE_MILLISECOND;
-    return known && ago < now ? now - ago : 0;
+    struct tcp_state state = tcp_state_of(fd);
+    return state.known && state.input_ago < now ? now - state.input_ago : 0;
 }
 
 bool sojourn_watched(void)

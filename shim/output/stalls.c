@@ -4,15 +4,13 @@
 #include "base/due.h"
 #include "base/polling.h"
 #include "base/real.h"
+#include "base/tcp_state.h"
 #include "base/trace.h"
 #include "output/backstop.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <stddef.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -22,7 +20,6 @@
 #define LOOK_MOST_NS (1000 * DUE_MILLISECOND)
 #define LOOK_SHARE 50
 #define SLICE_LEAST_NS DUE_MILLISECOND
-#define TCP_STATE_CLOSED 7   /* TCP_CLOSE of <netinet/tcp.h>, which <linux/tcp.h> excludes */
 #define WAS_RESET UINT64_MAX /* since when it stands, until the program closes it */
 
 static _Atomic uint64_t look_next_ns;
@@ -52,17 +49,15 @@ struct progress {
 /* False when the connection is over, or nothing can be said of it. */
 static bool progress_of(int fd, const struct flow *flow, uint32_t queued, struct progress *progress)
 {
-    struct tcp_info info = {0};
-    socklen_t length = sizeof info;
+    struct tcp_state state = {0};
     *progress = (struct progress){queued, atomic_load(&flow->produced)};
-    if (flow->family == AF_UNIX ||
-        kernel_call(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
-        return progress->offered > 0;
-    if (info.tcpi_state == TCP_STATE_CLOSED)
+    if (flow->family != AF_UNIX)
+        state = tcp_state_of(fd);
+    if (state.is_closed)
         return false;
-    if (length < offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof info.tcpi_bytes_acked)
-        return progress->offered > 0; /* Linux 4.0 and before */
-    *progress = (struct progress){info.tcpi_bytes_acked, 0};
+    if (!state.tells_acked)
+        return progress->offered > 0;
+    *progress = (struct progress){state.bytes_acked, 0};
     return true;
 }
 
