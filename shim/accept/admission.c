@@ -10,6 +10,7 @@
 #include "accept/shedding.h"
 #include "accept/since_wait.h"
 #include "accept/waiting_room.h"
+#include "base/due.h"
 #include "base/polling.h"
 #include "base/real.h"
 #include "base/trace.h"
@@ -22,9 +23,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#define MILLISECOND UINT64_C(1000000)
-#define EVENT_EVERY_NS (1000 * MILLISECOND) /* of one kind, in one process */
 
 _Thread_local uint64_t since_wait __attribute__((tls_model("initial-exec"))) = SINCE_WAIT_NEVER;
 _Atomic bool admission_waited_for;
@@ -187,7 +185,6 @@ bool admission_client_waits(int fd)
 void admission_holds(struct listener *listener, int fd)
 {
     static _Atomic uint64_t told_ns;
-    uint64_t now, before = atomic_load(&told_ns);
     char address[SEGMENT_ADDRESS_MAX] = "";
 
     if (atomic_load_explicit(&listener->holding, memory_order_relaxed) ||
@@ -195,9 +192,7 @@ void admission_holds(struct listener *listener, int fd)
         return;
     service_count(COUNTER_HELD, 1);
     trace(TRACE_ACCEPT, "hold", fd, "total-conns", gauge_count(&service.segment->conns), NULL, 0);
-    now = monotonic_ns();
-    if ((before && now - before < EVENT_EVERY_NS) ||
-        !atomic_compare_exchange_strong(&told_ns, &before, now))
+    if (!due_to_tell(&told_ns))
         return;
     if (listener->shared)
         words_load(address, listener->shared->address, sizeof address);

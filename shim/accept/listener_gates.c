@@ -3,6 +3,7 @@
 
 #include "accept/flood.h"
 #include "accept/lateness.h"
+#include "base/due.h"
 #include "base/real.h"
 #include "base/trace.h"
 #include "fd/gate.h"
@@ -12,16 +13,11 @@
 #include <errno.h>
 #include <sys/syscall.h>
 
-#define TELL_EVERY_NS UINT64_C(1000000000)
-
 /* Under a flood gates move many times a second. */
 static void tell(enum event_kind kind, const char *text)
 {
     static _Atomic uint64_t told_ns[2];
-    _Atomic uint64_t *told = &told_ns[kind == EVENT_GATED];
-    uint64_t now = monotonic_ns(), before = atomic_load(told);
-    if ((before == 0 || now - before > TELL_EVERY_NS) &&
-        atomic_compare_exchange_strong(told, &before, now))
+    if (due_to_tell(&told_ns[kind == EVENT_GATED]))
         service_event(kind, 0, text);
 }
 

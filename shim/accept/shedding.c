@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "accept/shedding.h"
 
+#include "base/due.h"
 #include "base/polling.h"
 #include "base/real.h"
 #include "base/spinlock.h"
@@ -25,7 +26,6 @@
 /* How long a client may take to say which protocol it speaks; then it is closed unanswered. */
 #define REQUEST_NS (1000 * MILLISECOND)
 #define ATTEND_EVERY_NS (2 * MILLISECOND)
-#define EVENT_EVERY_NS (1000 * MILLISECOND)
 #define PEEK_MAX 2048
 
 enum stage { STAGE_NONE, STAGE_AWAIT_REQUEST, STAGE_AWAIT_CLOSE };
@@ -59,12 +59,9 @@ static void reset(int fd)
 static void count(enum counter counter, enum event_kind event, const char *why)
 {
     static _Atomic uint64_t told_ns, untold;
-    uint64_t now = monotonic_ns(), before = atomic_load(&told_ns);
-
     service_count(counter, 1);
     atomic_fetch_add(&untold, 1);
-    if ((before == 0 || now - before > EVENT_EVERY_NS) &&
-        atomic_compare_exchange_strong(&told_ns, &before, now))
+    if (due_to_tell(&told_ns))
         service_event(event, atomic_exchange(&untold, 0), why);
 }
 

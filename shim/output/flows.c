@@ -3,6 +3,7 @@
 
 #include "accept/connections.h"
 #include "base/address.h"
+#include "base/due.h"
 #include "base/real.h"
 #include "base/sandbox.h"
 
@@ -12,8 +13,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-
-#define TELL_EVERY_NS UINT64_C(1000000000)
 
 struct flow flows[SEGMENT_CONNS];
 _Atomic uint32_t flows_mode_now;
@@ -227,11 +226,9 @@ uint32_t flow_queued(int fd)
 void flows_tell(int fd, enum event_kind kind, uint64_t amount)
 {
     static _Atomic uint64_t told_ns[EVENT_KINDS];
-    uint64_t now = monotonic_ns(), before = atomic_load(&told_ns[kind]);
     char address[SEGMENT_ADDRESS_MAX] = "";
 
-    if ((before && now - before < TELL_EVERY_NS) ||
-        !atomic_compare_exchange_strong(&told_ns[kind], &before, now))
+    if (!due_to_tell(&told_ns[kind]))
         return;
     int saved = errno;
     address_of(fd, true, address, sizeof address);
