@@ -46,7 +46,7 @@ say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED_ROOMS := limits/limits limits/grammar limits/grammar_read limits/grammar_write segment/segment base/histogram base/sockdiag fd/gate base/real base/sandbox base/libc base/lookup base/clock segment/growth process/liveness segment/finding process/joining
+SHARED_ROOMS := limits/limits limits/grammar limits/grammar_read limits/grammar_write segment/segment base/histogram base/sockdiag base/proc fd/gate base/real base/sandbox base/libc base/lookup base/clock segment/growth process/liveness segment/finding process/joining
 SHARED := $(patsubst %,$(BUILD)/shim/%.o,$(SHARED_ROOMS))
 # Recognising what a client speaks, and refusing it in that.
 DIALECT_ROOMS := base/chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))

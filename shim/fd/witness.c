@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "fd/witness.h"
 
+#include "base/proc.h"
 #include "base/real.h"
 #include "process/descriptors.h"
 #include "segment/segment.h"
@@ -49,15 +50,8 @@ static int close_own(int fd)
 
 static int open_list(int set)
 {
-    static const char directory[] = "/proc/thread-self/fdinfo/";
-    char path[sizeof directory + 12], digits[12], *end = path + sizeof directory - 1;
-    unsigned count = 0;
-    memcpy(path, directory, sizeof directory - 1);
-    for (unsigned rest = (unsigned)set; count == 0 || rest; rest /= 10)
-        digits[count++] = (char)('0' + rest % 10);
-    while (count)
-        *end++ = digits[--count];
-    *end = '\0';
+    char path[PROC_PATH_MAX];
+    proc_path(path, "/proc/thread-self/fdinfo/", (uint32_t)set, "");
     return (int)kernel_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
 }
 

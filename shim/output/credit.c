@@ -3,6 +3,7 @@
 
 #include "base/due.h"
 #include "base/gauge.h"
+#include "base/proc.h"
 #include "base/real.h"
 #include "base/trace.h"
 #include "output/grants.h"
@@ -50,20 +51,14 @@ static uint32_t kernels_most(const struct flow *flow)
         return KERNEL_UNIX;
     if (most)
         return most;
-    char text[64] = "";
+    char text[64];
     most = KERNEL_TCP_MOST;
-    int fd =
-        (int)kernel_call(SYS_openat, AT_FDCWD, "/proc/sys/net/ipv4/tcp_wmem", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        uint64_t number = 0;
-        long length = kernel_call(SYS_read, fd, text, sizeof text - 1);
-        kernel_call(SYS_close, fd);
-        /* Three numbers; the last one counts. */
-        for (long i = 0; i < length && text[i] != '\n'; i++)
-            number = text[i] < '0' || text[i] > '9' ? 0 : number * 10 + (uint64_t)(text[i] - '0');
-        if (number / 1024 > 0 && number / 1024 < UINT32_MAX)
-            most = (uint32_t)(number / 1024);
-    }
+    /* Three numbers with tabs between them; the last one counts. */
+    proc_read("/proc/sys/net/ipv4/tcp_wmem", text, sizeof text);
+    const char *last = strrchr(text, '\t');
+    uint64_t number = proc_number(last ? last + 1 : NULL) / 1024;
+    if (number > 0 && number < UINT32_MAX)
+        most = (uint32_t)number;
     atomic_store(&tcp_most, most);
     return most;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "process/descriptors.h"
 
+#include "base/proc.h"
 #include "base/real.h"
 #include "process/service.h"
 
@@ -29,26 +30,13 @@ int descriptors_end(void)
     return atomic_load(&table_end);
 }
 
-/* Not atoi: newer headers make of it a function that older libcs lack. */
-static int to_number(const char *digits)
-{
-    int number = 0;
-    for (; *digits >= '0' && *digits <= '9'; digits++)
-        number = number * 10 + (*digits - '0');
-    return number;
-}
-
 int descriptors_kernel_end(void)
 {
     static const char label[] = "\nFDSize:\t";
-    char status[1024] = "";
-    int fd = (int)kernel_call(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return INT_MAX;
-    kernel_call(SYS_read, fd, status, sizeof status - 1);
-    kernel_call(SYS_close, fd);
-    const char *found = strstr(status, label);
-    int end = found ? to_number(found + sizeof label - 1) : 0;
+    char status[1024];
+    proc_read("/proc/self/status", status, sizeof status);
+    const char *line = strstr(status, label);
+    int end = line ? (int)proc_number(line + sizeof label - 1) : 0;
     return end > 0 ? end : INT_MAX;
 }
 
@@ -319,30 +307,17 @@ void descriptor_adopt(int fd)
     errno = saved;
 }
 
+static bool adopt_entry(int directory, const char *name, void *context)
+{
+    (void)directory, (void)context;
+    descriptor_adopt((int)proc_number(name));
+    return false;
+}
+
 void descriptors_adopt_all(void)
 {
-    struct {
-        uint64_t inode;
-        int64_t offset;
-        uint16_t length;
-        uint8_t type;
-        char name[];
-    } * entry;
-    char buffer[4096] __attribute__((aligned(8)));
-    long got;
-
-    int directory = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0) {
-        for (int fd = 0; fd < WITHOUT_PROC; fd++)
-            descriptor_adopt(fd);
+    if (proc_each("/proc/self/fd", adopt_entry, NULL).count > 0)
         return;
-    }
-    while ((got = kernel_call(SYS_getdents64, directory, buffer, sizeof buffer)) > 0) {
-        for (long offset = 0; offset < got; offset += entry->length) {
-            entry = (void *)(buffer + offset);
-            if (entry->name[0] != '.')
-                descriptor_adopt(to_number(entry->name));
-        }
-    }
-    kernel_call(SYS_close, directory);
+    for (int fd = 0; fd < WITHOUT_PROC; fd++)
+        descriptor_adopt(fd);
 }

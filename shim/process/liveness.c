@@ -2,14 +2,13 @@
 #include "process/liveness.h"
 
 #include "base/libc.h"
+#include "base/proc.h"
 #include "base/real.h"
 #include "base/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -17,9 +16,6 @@
 #include <unistd.h>
 
 #define LOCK_PAGE 4096
-#define FIELDS_TO_STATE 1 /* after the name in parentheses: proc_pid_stat(5) */
-#define FIELDS_TO_THREADS 18
-#define FIELDS_TO_START 20
 /* After exec a program that is under the shim finds its entry again long before this. */
 #define EXEC_PATIENCE_NS (UINT64_C(10) * 1000000000)
 
@@ -36,39 +32,11 @@ uint64_t liveness_own_namespace(void)
     return libc_stat("/proc/self/ns/pid", &status) == 0 ? (uint64_t)status.st_ino : 0;
 }
 
-static bool read_text(const char *path, char *out, size_t size)
-{
-    int fd = (int)kernel_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    long length = kernel_call(SYS_read, fd, out, size - 1);
-    close_quietly(fd);
-    out[length > 0 ? length : 0] = '\0';
-    return length > 0;
-}
-
-/* The name may hold blanks and parentheses itself, so that fields are counted from its end. */
-static const char *field_after_name(const char *text, unsigned number)
-{
-    const char *at = strrchr(text, ')');
-    for (unsigned i = 0; at && i < number; i++)
-        at = strchr(at + 1, ' ');
-    return at ? at + 1 : NULL;
-}
-
-static uint64_t number_at(const char *text)
-{
-    uint64_t number = 0;
-    for (; text && *text >= '0' && *text <= '9'; text++)
-        number = number * 10 + (uint64_t)(*text - '0');
-    return number;
-}
-
 uint64_t liveness_own_start(void)
 {
     char text[1024];
-    return read_text("/proc/self/stat", text, sizeof text)
-               ? number_at(field_after_name(text, FIELDS_TO_START))
+    return proc_read("/proc/self/stat", text, sizeof text) > 0
+               ? proc_number(proc_stat(text, PROC_START))
                : 0;
 }
 
@@ -134,18 +102,17 @@ static enum liveness ask_pidfd(uint32_t pid)
 /* Whether it is this very process that has the pid now. */
 static enum liveness ask_proc(uint32_t pid, uint64_t started)
 {
-    char path[32], text[1024];
-    snprintf(path, sizeof path, "/proc/%u/stat", pid);
-    if (!read_text(path, text, sizeof text))
+    char path[PROC_PATH_MAX], text[1024];
+    proc_path(path, "/proc/", pid, "/stat");
+    if (proc_read(path, text, sizeof text) <= 0)
         return LIVENESS_UNKNOWN;
-    const char *state = field_after_name(text, FIELDS_TO_STATE);
-    uint64_t seen = number_at(field_after_name(text, FIELDS_TO_START));
+    const char *state = proc_stat(text, PROC_STATE);
+    uint64_t seen = proc_number(proc_stat(text, PROC_START));
     if (started && seen && seen != started)
         return LIVENESS_GONE;
     /* The first thread may have ended before the others: its state is then a zombie's, too. */
     if (!state || *state == 'Z' || *state == 'X')
-        return number_at(field_after_name(text, FIELDS_TO_THREADS)) > 1 ? LIVENESS_UNKNOWN
-                                                                        : LIVENESS_GONE;
+        return proc_number(proc_stat(text, PROC_THREADS)) > 1 ? LIVENESS_UNKNOWN : LIVENESS_GONE;
     return started && seen ? LIVENESS_RUNS : LIVENESS_UNKNOWN;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "process/processes.h"
 
+#include "base/proc.h"
 #include "base/real.h"
 #include "base/sandbox.h"
 #include "base/trace.h"
@@ -22,11 +23,7 @@ static _Thread_local uint64_t fork_identity __attribute__((tls_model("initial-ex
 static void read_command(char command[16])
 {
     memset(command, 0, 16);
-    int fd = (int)kernel_call(SYS_openat, AT_FDCWD, "/proc/self/comm", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    ssize_t length = kernel_call(SYS_read, fd, command, 15);
-    kernel_call(SYS_close, fd);
+    long length = proc_read("/proc/self/comm", command, 16);
     if (length > 0 && command[length - 1] == '\n')
         command[length - 1] = '\0';
 }

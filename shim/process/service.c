@@ -2,6 +2,7 @@
 #include "process/service.h"
 
 #include "base/libc.h"
+#include "base/proc.h"
 #include "base/real.h"
 #include "base/sandbox.h"
 #include "process/joining.h"
@@ -80,19 +81,14 @@ static void give_up(bool strict, int status, const char *text, const char *detai
 static void default_name(char name[SERVICE_NAME_MAX])
 {
     const char *inherited = libc_secure_getenv(NAME_VARIABLE);
-    char command[16] = "";
-    ssize_t length = 0;
+    char command[16];
 
     if (inherited && limits_name_valid(inherited)) {
         memcpy(name, inherited, strlen(inherited) + 1);
         return;
     }
-    int fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        length = kernel_call(SYS_read, fd, command, sizeof command - 1);
-        kernel_call(SYS_close, fd);
-    }
-    for (ssize_t i = 0; i < length; i++) {
+    long length = proc_read("/proc/self/comm", command, sizeof command);
+    for (long i = 0; i < length; i++) {
         char given = command[i], allowed[2] = {given, '\0'};
         if (given == '\n')
             break;

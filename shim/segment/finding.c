@@ -2,11 +2,11 @@
 #include "segment/finding.h"
 
 #include "base/libc.h"
+#include "base/proc.h"
 #include "base/real.h"
 
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -75,48 +75,19 @@ static bool offer(struct search *search, int fd, uint64_t inode)
     return false;
 }
 
-/* What a directory of /proc lists by number. */
-static bool each_number(const char *path, bool (*each)(unsigned number, void *context),
-                        void *context)
-{
-    struct {
-        uint64_t inode;
-        int64_t offset;
-        uint16_t length;
-        uint8_t type;
-        char name[];
-    } * entry;
-    char buffer[2048] __attribute__((aligned(8)));
-    bool ended = false;
-    long got;
-
-    int directory =
-        (int)kernel_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0)
-        return false;
-    while (!ended && (got = kernel_call(SYS_getdents64, directory, buffer, sizeof buffer)) > 0) {
-        for (long at = 0; !ended && at < got; at += entry->length) {
-            entry = (void *)(buffer + at);
-            if (entry->name[0] >= '0' && entry->name[0] <= '9')
-                ended = each((unsigned)strtoul(entry->name, NULL, 10), context);
-        }
-    }
-    kernel_call(SYS_close, directory);
-    return ended;
-}
-
 struct descriptors_of {
     struct search *search;
     const char *process;
     uint64_t inode; /* that is looked for; 0: any */
 };
 
-static bool look_at_descriptor(unsigned number, void *context)
+static bool look_at_descriptor(int directory, const char *name, void *context)
 {
     const struct descriptors_of *of = context;
     char path[PATH_ROOM];
     struct stat status;
-    snprintf(path, sizeof path, "%s/fd/%u", of->process, number);
+    (void)directory;
+    snprintf(path, sizeof path, "%s/fd/%s", of->process, name);
     if (libc_stat(path, &status) < 0 || !S_ISREG(status.st_mode) ||
         status.st_size != (off_t)sizeof(struct segment) ||
         (of->inode && status.st_ino != of->inode))
@@ -130,7 +101,7 @@ static bool look_at_descriptors(struct search *search, const char *process, uint
     char path[PATH_ROOM];
     struct descriptors_of of = {search, process, inode};
     snprintf(path, sizeof path, "%s/fd", process);
-    return each_number(path, look_at_descriptor, &of);
+    return proc_each(path, look_at_descriptor, &of).ended;
 }
 
 /* A line of proc_pid_maps(5). True when the search is over. */
@@ -147,14 +118,15 @@ static bool look_at_mapping(struct search *search, const char *process, const ch
     return fd >= 0 ? offer(search, fd, inode) : look_at_descriptors(search, process, inode);
 }
 
-static bool look_at_process(unsigned pid, void *context)
+static bool look_at_process(int directory, const char *pid, void *context)
 {
     char process[32], path[PATH_ROOM], text[2048 + 1];
     size_t used = 0;
     bool ended = false;
     long got;
 
-    snprintf(process, sizeof process, "/proc/%u", pid);
+    (void)directory;
+    snprintf(process, sizeof process, "/proc/%s", pid);
     snprintf(path, sizeof path, "%s/maps", process);
     int maps = (int)kernel_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (maps < 0)
@@ -178,7 +150,7 @@ static bool look_at_process(unsigned pid, void *context)
 bool finding_each(finding_visit visit, void *context)
 {
     struct search search = {.visit = visit, .context = context};
-    return each_number("/proc", look_at_process, &search);
+    return proc_each("/proc", look_at_process, &search).ended;
 }
 
 bool finding_inherited(finding_visit visit, void *context)
