@@ -143,6 +143,22 @@ static int help_limits(void)
     return EXIT_DONE;
 }
 
+static const char *unit_name(enum limit_unit unit)
+{
+    static const char *const names[LIMIT_UNITS] = {
+        [LIMIT_UNIT_NONE] = "none",
+        [LIMIT_UNIT_CONNECTIONS] = "connections",
+        [LIMIT_UNIT_BYTES] = "bytes",
+        [LIMIT_UNIT_SECONDS] = "seconds",
+        [LIMIT_UNIT_BYTES_PER_SECOND] = "bytes per second",
+        [LIMIT_UNIT_RATE] = "connections per second",
+        [LIMIT_UNIT_REQUESTS] = "requests",
+        [LIMIT_UNIT_REQUEST_RATE] = "requests per second",
+        [LIMIT_UNIT_TRIES] = "tries",
+    };
+    return names[unit];
+}
+
 /* All of one row: completions and the tables of README and backpressure(7) are made of it. */
 static int help_limit(const char *name)
 {
@@ -161,8 +177,9 @@ static int help_limit(const char *name)
     limits_allowed(key, said);
     printf("allowed: %s\ndefault: %s\n", said, value);
     limits_words(key, said);
-    printf("words: %s\nscope: %s\n", said,
-           limits_key_per_process(key) ? "service or process" : "service");
+    printf("words: %s\nscope: %s\nunit: %s\n", said,
+           limits_key_per_process(key) ? "service or process" : "service",
+           unit_name(limits_unit(key)));
     return EXIT_DONE;
 }
 

@@ -314,7 +314,7 @@ const char *blindness(const struct service_view *view, char *out, size_t size)
 
 const char *counter_name(unsigned counter)
 {
-#define COUNTER(id, name) [COUNTER_##id] = name,
+#define COUNTER(id, name, kind) [COUNTER_##id] = name,
     static const char *const names[COUNTERS] = {
 #include "../shim/segment/counters.def"
     };

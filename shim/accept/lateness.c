@@ -9,10 +9,11 @@ uint64_t lateness_target(void)
     uint64_t target = segment_limit(service.segment, LIMIT_QUEUE_DELAY);
     if (target != QUEUE_DELAY_WITH_AUTO)
         return target;
-    return limit_is_auto(segment_limit(service.segment, LIMIT_TOTAL_CONNS)) ||
-                   limit_is_auto(service_limit(LIMIT_CONNS))
-               ? QUEUE_DELAY_AUTO_NS
-               : LIMIT_OFF;
+    bool found = limit_is_auto(segment_limit(service.segment, LIMIT_TOTAL_CONNS)) ||
+                 limit_is_auto(service_limit(LIMIT_CONNS)) ||
+                 limit_is_auto(segment_limit(service.segment, LIMIT_TOTAL_REQUESTS)) ||
+                 limit_is_auto(service_limit(LIMIT_REQUESTS));
+    return found ? QUEUE_DELAY_AUTO_NS : LIMIT_OFF;
 }
 
 struct queue_client lateness_ask(int fd)

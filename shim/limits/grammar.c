@@ -69,7 +69,7 @@ uint64_t grammar_off(enum limit_kind kind)
         [KIND_SIZE] = LIMIT_OFF,    [KIND_TIME] = LIMIT_OFF,    [KIND_TIMES] = LIMIT_OFF,
         [KIND_SECONDS] = LIMIT_OFF, [KIND_SHARE] = LIMIT_OFF,   [KIND_FRACTION] = LIMIT_OFF,
         [KIND_SWITCH] = 0,          [KIND_CHOICE] = NO_OFF,     [KIND_REPLY] = NO_OFF,
-        [KIND_NETWORKS] = 0,
+        [KIND_NETWORKS] = 0,        [KIND_PATHS] = 0,
     };
     return off[kind];
 }

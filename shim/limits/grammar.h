@@ -43,6 +43,7 @@ enum limit_kind {
     KIND_CHOICE,   /* the number of the word */
     KIND_REPLY,    /* enum busy_reply; a text of its own is in struct limits */
     KIND_NETWORKS, /* how many are in use; they are in struct limits */
+    KIND_PATHS,    /* the same */
     KINDS
 };
 

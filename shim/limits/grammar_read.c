@@ -283,6 +283,39 @@ static bool read_networks(struct limits *limits, unsigned key, struct span value
     return true;
 }
 
+/* What a path may consist of: RFC 3986 3.3, without the comma. */
+static bool read_path(struct span item)
+{
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+                                  "-._~%!$&'()*+;=:@/";
+    if (item.length == 0 || item.start[0] != '/')
+        return false;
+    for (size_t i = 0; i < item.length; i++)
+        if (!memchr(allowed, item.start[i], sizeof allowed - 1))
+            return false;
+    return true;
+}
+
+static bool read_paths(struct limits *limits, unsigned key, struct span value)
+{
+    char paths[LIMIT_PATHS_BYTES] = "";
+    struct span item, rest = value;
+    size_t count = 0, used = 0;
+    bool more;
+
+    do {
+        more = span_split(rest, ",", &item, &rest);
+        item = more ? item : rest;
+        if (count++ == LIMIT_PATHS_MAX || !read_path(item) || item.length >= sizeof paths - used)
+            return false;
+        memcpy(paths + used, item.start, item.length);
+        used += item.length + 1;
+    } while (more);
+    memcpy(limits->exempt_request, paths, sizeof paths);
+    limits->value[key] = count;
+    return true;
+}
+
 bool grammar_read(struct limits *limits, unsigned key, struct span value)
 {
     static bool (*const readers[KINDS])(const struct limit_row *, struct span, uint64_t *) = {
@@ -299,6 +332,8 @@ bool grammar_read(struct limits *limits, unsigned key, struct span value)
         return read_reply(limits, key, value);
     if (row->kind == KIND_NETWORKS)
         return read_networks(limits, key, value);
+    if (row->kind == KIND_PATHS)
+        return read_paths(limits, key, value);
     if (row->kind == KIND_CHOICE ? !read_word(key, value, &read)
                                  : !readers[row->kind](row, value, &read))
         return false;

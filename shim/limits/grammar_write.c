@@ -124,6 +124,23 @@ static void write_networks(const struct limits *limits, unsigned key, char *out,
     }
 }
 
+static void write_paths(const struct limits *limits, unsigned key, char *out, size_t size)
+{
+    const char *end = limits->exempt_request + sizeof limits->exempt_request;
+    const char *path = limits->exempt_request;
+    size_t used = 0;
+
+    for (uint64_t i = 0; i < limits->value[key] && path < end && *path; i++, path++) {
+        if (i && used + 1 < size)
+            out[used++] = ',';
+        for (; path < end && *path && used + 1 < size; path++)
+            out[used++] = (char)(*path > 0x20 && *path < 0x7f ? *path : '?');
+    }
+    if (used == 0)
+        out[used++] = '?';
+    out[used] = '\0';
+}
+
 void grammar_write(const struct limits *limits, unsigned key, char *out, size_t size)
 {
     static void (*const writers[KINDS])(uint64_t, char *, size_t) = {
@@ -138,6 +155,8 @@ void grammar_write(const struct limits *limits, unsigned key, char *out, size_t 
 
     if (kind == KIND_NETWORKS)
         write_networks(limits, key, out, size);
+    else if (kind == KIND_PATHS)
+        write_paths(limits, key, out, size);
     else if (kind == KIND_REPLY && value == BUSY_TEXT)
         write_text(limits, out, size);
     else if (kind == KIND_CHOICE || kind == KIND_REPLY)
@@ -182,6 +201,7 @@ void grammar_describe(unsigned key, char *out, size_t size)
         [KIND_FRACTION] = "a number from %s to %s, with three decimals at most",
         [KIND_SWITCH] = "on",
         [KIND_NETWORKS] = "%s to %s addresses or CIDRs with commas between",
+        [KIND_PATHS] = "%s to %s paths with commas between, each beginning with /",
     };
     const struct limit_row *row = &limit_rows[key];
     char least[32], most[32];

@@ -44,9 +44,15 @@ enum limit_unit {
     LIMIT_UNIT_SECONDS, /* stored as nanoseconds */
     LIMIT_UNIT_BYTES_PER_SECOND,
     LIMIT_UNIT_RATE, /* LIMIT_PAIR(connections per second, burst) */
+    LIMIT_UNIT_REQUESTS,
+    LIMIT_UNIT_REQUEST_RATE, /* LIMIT_PAIR(requests per second, burst) */
+    LIMIT_UNIT_TRIES,
+    LIMIT_UNITS
 };
 
 #define LIMIT_NETWORKS_MAX 32
+#define LIMIT_PATHS_MAX 32
+#define LIMIT_PATHS_BYTES 512 /* of all of them, each with the NUL that ends it */
 #define LIMIT_TEXT_MAX 256
 #define LIMIT_ERROR_MAX 640
 #define LIMIT_VALUE_MAX 2048
@@ -85,6 +91,7 @@ struct limits {
     struct network exempt[LIMIT_NETWORKS_MAX];
     uint64_t text_length;
     char text[LIMIT_TEXT_MAX];
+    char exempt_request[LIMIT_PATHS_BYTES]; /* one behind the other, each ended by a NUL */
 };
 
 #endif

@@ -83,6 +83,8 @@ static bool read_value(struct limits *limits, unsigned key, struct span value)
     if (off != NO_OFF && (span_is(value, "off") || (row->least > 0 && span_is(value, "0")))) {
         if (row->kind == KIND_NETWORKS)
             memset(limits->exempt, 0, sizeof limits->exempt);
+        if (row->kind == KIND_PATHS)
+            memset(limits->exempt_request, 0, sizeof limits->exempt_request);
         limits->value[key] = off;
         return true;
     }
@@ -211,6 +213,9 @@ void limits_add(struct limits_source *target, const struct limits_source *source
         target->limits.text_length = source->limits.text_length;
         memcpy(target->limits.text, source->limits.text, sizeof target->limits.text);
     }
+    if (source->given >> LIMIT_EXEMPT_REQUEST & 1)
+        memcpy(target->limits.exempt_request, source->limits.exempt_request,
+               sizeof target->limits.exempt_request);
     target->given |= source->given;
 }
 
@@ -325,6 +330,47 @@ bool limits_exempt(const struct limits *limits, const uint8_t address[16])
         uint8_t mask = (uint8_t)(0xff00 >> bits % 8);
         if (bits % 8 == 0 || ((address[bits / 8] ^ network->address[bits / 8]) & mask) == 0)
             return true;
+    }
+    return false;
+}
+
+/* Whether a path might lead elsewhere than it says: `..`, a backslash, and what stands for a dot, a
+ * slash or a backslash in percent-encoding. */
+static bool leads_elsewhere(const char *path, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        const char *next = path + i + 1;
+        size_t left = length - i - 1;
+        if (path[i] == '\\' || (path[i] == '.' && left >= 1 && *next == '.'))
+            return true;
+        if (path[i] == '%' && left >= 2 &&
+            ((next[0] == '2' && memchr("eEfF", next[1], 4)) ||
+             (next[0] == '5' && memchr("cC", next[1], 2))))
+            return true;
+    }
+    return false;
+}
+
+static bool covers(const char *prefix, size_t width, const char *path, size_t length)
+{
+    if (width == 0 || width > length || memcmp(prefix, path, width) != 0)
+        return false;
+    return prefix[width - 1] == '/' || width == length || path[width] == '/' || path[width] == '?';
+}
+
+bool limits_exempt_request(const struct limits *limits, const char *path, size_t length)
+{
+    const char *prefix = limits->exempt_request, *end = prefix + sizeof limits->exempt_request;
+    const char *query = memchr(path, '?', length);
+
+    if (limits->value[LIMIT_EXEMPT_REQUEST] == 0 ||
+        leads_elsewhere(path, query ? (size_t)(query - path) : length))
+        return false;
+    for (uint64_t i = 0; i < limits->value[LIMIT_EXEMPT_REQUEST] && prefix < end; i++) {
+        size_t width = strnlen(prefix, (size_t)(end - prefix));
+        if (covers(prefix, width, path, length))
+            return true;
+        prefix += width + 1;
     }
     return false;
 }

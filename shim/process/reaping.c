@@ -10,6 +10,13 @@
 #define REAPER_GENERATION_BITS 20
 #define CHECKED_PER_CLAIM 2
 
+enum { LEVEL, SUM };
+#define COUNTER(id, name, kind) [COUNTER_##id] = (kind) == SUM,
+static const bool is_sum[COUNTERS] = {
+#include "segment/counters.def"
+};
+#undef COUNTER
+
 static const struct reaping_audience *audience;
 
 void reaping_tell(const struct reaping_audience *wanted)
@@ -65,7 +72,7 @@ void reaping_reap(struct segment_process *process, uint64_t identity, bool prove
         audience->gone(index, proved);
     for (unsigned i = 0; i < COUNTERS; i++) {
         uint64_t amount = atomic_exchange(&process->counter[i], 0);
-        if (i != COUNTER_CONNS_PEAK && i != COUNTER_BUFFER && i != COUNTER_BUFFER_PEAK)
+        if (is_sum[i])
             atomic_fetch_add(&segment->retired[i], amount);
     }
     atomic_store(&process->conns.word, 0);

@@ -35,7 +35,7 @@
 #define SEGMENT_PATH_MAX 256
 
 /* What is counted, in each process and in the service. */
-#define COUNTER(id, name) COUNTER_##id,
+#define COUNTER(id, name, kind) COUNTER_##id,
 enum counter {
 #include "segment/counters.def"
     COUNTERS

@@ -128,6 +128,9 @@ void limits_bound(struct limits *limits)
         limits->value[LIMIT_EXEMPT] = LIMIT_NETWORKS_MAX;
     if (limits->text_length > LIMIT_TEXT_MAX)
         limits->text_length = LIMIT_TEXT_MAX;
+    if (limits->value[LIMIT_EXEMPT_REQUEST] > LIMIT_PATHS_MAX)
+        limits->value[LIMIT_EXEMPT_REQUEST] = LIMIT_PATHS_MAX;
+    limits->exempt_request[LIMIT_PATHS_BYTES - 1] = '\0';
 }
 
 void segment_read_limits(const struct segment *segment, struct limits *limits)

@@ -24,9 +24,10 @@ import limit_tables  # noqa: E402
 
 # A value of each form, and as what it is shown.
 FORMS = {"N": "7", "auto:MIN..MAX": "auto:3..9", "N/BURST": "9/2", "TIME": "70ms", "SIZE": "64K", "MIN..MAX": "2..9",
-         "N%": "7%", "CIDR,...": "10.0.0.0/8,::1/128", "BASE..CAP": "20ms..3s", "SHARE": "0.25",
+         "N%": "7%", "CIDR,...": "10.0.0.0/8,::1/128", "PATH,...": "/healthz,/a(b)/",
+         "BASE..CAP": "20ms..3s", "SHARE": "0.25",
          "text:STRING": "text:it's \"full\" \\r\\n"}
-SHOWN = {("accept-rate", "7"): "7/1", ("retry-after", "7"): "7..7"}
+SHOWN = {("accept-rate", "7"): "7/1", ("request-rate", "7"): "7/1", ("retry-after", "7"): "7..7"}
 
 
 def run(*command, **more):

@@ -13,7 +13,6 @@ import sys
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BPCTL = os.path.abspath(os.environ.get("BUILD", ROOT + "/build")) + "/bpctl"
-CHOICES_BEGIN = "when-full"
 
 
 def said(*arguments):
@@ -21,7 +20,7 @@ def said(*arguments):
 
 
 def rows():
-    """One dictionary a limit: name, forms, text, allowed, default, words, scope."""
+    """One dictionary a limit: name, forms, text, allowed, default, words, scope, unit."""
     for line in said().splitlines():
         name = line.split()[0]
         head, text, rest = said(name).rstrip("\n").split("\n\n")
@@ -63,8 +62,8 @@ def man(chosen):
 
 def places():
     every = list(rows())
-    at = [row["name"] for row in every].index(CHOICES_BEGIN)
-    ceilings, choices = every[:at], every[at:]
+    ceilings = [row for row in every if row["unit"] != "none"]
+    choices = [row for row in every if row["unit"] == "none"]
     return [("README.md", "<!-- ceilings -->\n", markdown(ceilings, True), "<!-- end of ceilings -->\n"),
             ("README.md", "<!-- choices -->\n", markdown(choices, False), "<!-- end of choices -->\n"),
             ("tools/man/backpressure.7", '.\\" ceilings\n', man(ceilings), '.\\" end of ceilings\n'),

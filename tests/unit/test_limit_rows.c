@@ -144,7 +144,7 @@ static void bounds_hold(void **state)
     uint64_t step = step_of(row);
 
     if (row->kind == KIND_SWITCH || row->kind == KIND_CHOICE || row->kind == KIND_REPLY ||
-        row->kind == KIND_NETWORKS)
+        row->kind == KIND_NETWORKS || row->kind == KIND_PATHS)
         return;
     goes_round(key, typed(row, row->least));
     goes_round(key, typed(row, row->least + step));
@@ -217,6 +217,37 @@ static void networks_hold(void **state)
     assert_memory_equal(&after.limits, &defaults, sizeof defaults);
 }
 
+static void paths_hold(void **state)
+{
+    const struct limit_row *row = row_of(state);
+    unsigned key = (unsigned)(uintptr_t)*state;
+    char list[LIMIT_VALUE_MAX] = "";
+    if (row->kind != KIND_PATHS)
+        return;
+    for (uint64_t i = 0; i < row->most; i++)
+        strcat(strcat(list, i ? "," : ""), "/15-characters-");
+    assert_true(goes_round(key, list) == row->most);
+    is_refused(key, strcat(list, ",/"));
+    /* One path as long as all may be together, and one longer. */
+    memset(list, 'x', LIMIT_PATHS_BYTES);
+    list[0] = '/';
+    list[LIMIT_PATHS_BYTES - 1] = '\0';
+    assert_true(goes_round(key, list) == 1);
+    list[LIMIT_PATHS_BYTES - 1] = 'x';
+    list[LIMIT_PATHS_BYTES] = '\0';
+    is_refused(key, list);
+    /* `off` leaves no path behind. */
+    char pair[LIMIT_VALUE_MAX];
+    assert_true(take(row->name, "/a,/b"));
+    struct limits_source after;
+    limits_source_init(&after, &source.limits);
+    int length = snprintf(pair, sizeof pair, "%s=off", row->name);
+    assert_true(limits_take(&after, pair, (size_t)length, false));
+    struct limits defaults;
+    limits_defaults(&defaults);
+    assert_memory_equal(&after.limits, &defaults, sizeof defaults);
+}
+
 /* What is written never shows anything but a value, even of damaged numbers, and always ends. */
 static void damaged_numbers_are_written(void **state)
 {
@@ -239,7 +270,7 @@ static void damaged_numbers_are_written(void **state)
 
 int main(void)
 {
-#define TESTS_A_ROW 8
+#define TESTS_A_ROW 9
     static struct CMUnitTest tests[LIMIT_KEYS * TESTS_A_ROW];
     static char names[LIMIT_KEYS * TESTS_A_ROW][96];
     static const struct {
@@ -253,6 +284,7 @@ int main(void)
         {"words", words_are_taken},
         {"auto ranges", auto_ranges_hold},
         {"networks", networks_hold},
+        {"paths", paths_hold},
         {"damaged numbers", damaged_numbers_are_written},
     };
     size_t count = 0;

@@ -85,6 +85,13 @@ static void every_value_is_written_as_it_is_read(void **state)
         {LIMIT_RETRY_AFTER, "retry-after=4", "4..4"},
         {LIMIT_EXEMPT, "exempt=10.0.0.0/8,::1", "10.0.0.0/8,::1/128"},
         {LIMIT_STRICT, "strict=on", "on"},
+        {LIMIT_REQUESTS, "requests=8", "8"},
+        {LIMIT_TOTAL_REQUESTS, "total-requests=4..90", "auto:4..90"},
+        {LIMIT_REQUEST_RATE, "request-rate=5000", "5000/500"},
+        {LIMIT_IDLE, "idle=10s", "10s"},
+        {LIMIT_HEADER_TIMEOUT, "header-timeout=10ms", "10ms"},
+        {LIMIT_EXEMPT_REQUEST, "exempt-request=/healthz,/a/;b(%20)/,/", "/healthz,/a/;b(%20)/,/"},
+        {LIMIT_EXEMPT_REQUEST, "exempt-request=0", "off"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fresh(state);
@@ -157,6 +164,22 @@ static void what_is_wrong_is_refused_and_changes_nothing(void **state)
         "exempt=1.2.3.4/33",
         "exempt=::1/129",
         "exempt=1.2.3.4,",
+        "requests=-1",
+        "requests=auto:5",
+        "total-requests=1/2",
+        "request-rate=0/5",
+        "idle=9ms",
+        "idle=auto",
+        "header-timeout=1",
+        "exempt-request=",
+        "exempt-request=healthz",
+        "exempt-request=/healthz,",
+        "exempt-request=/healthz,readyz",
+        "exempt-request=,/healthz",
+        "exempt-request=/a b",
+        "exempt-request=/a?b",
+        "exempt-request=/a\n",
+        "exempt-request=/a\\b",
         "strict=yes",
         "name=",
         "name=.hidden",
@@ -266,6 +289,74 @@ static void exempt_networks_match_by_prefix(void **state)
     assert_true(exempt("::ffff:10.0.0.1")); /* what a dual-stack listener reports */
 }
 
+static bool exempt_request(const char *path)
+{
+    return limits_exempt_request(&source.limits, path, strlen(path));
+}
+
+static void exempt_requests_match_whole_segments_of_a_path(void **state)
+{
+    (void)state;
+    assert_false(exempt_request("/healthz"));
+    assert_true(take("exempt-request=/healthz,/probe/,/a/b"));
+    assert_true(exempt_request("/healthz"));
+    assert_true(exempt_request("/healthz/"));
+    assert_true(exempt_request("/healthz/x"));
+    assert_true(exempt_request("/healthz?x"));
+    assert_true(exempt_request("/healthz?file=../x%2e"));
+    assert_true(exempt_request("/probe/"));
+    assert_true(exempt_request("/probe/x?y"));
+    assert_true(exempt_request("/a/b"));
+    assert_false(exempt_request("/healthzz"));
+    assert_false(exempt_request("/health"));
+    assert_false(exempt_request("/HEALTHZ"));
+    assert_false(exempt_request("/probe"));
+    assert_false(exempt_request("/a"));
+    assert_false(exempt_request("/x/healthz"));
+    assert_false(exempt_request("healthz"));
+    assert_false(exempt_request(""));
+    assert_false(limits_exempt_request(&source.limits, "/healthz", 7));
+    assert_true(limits_exempt_request(&source.limits, "/healthz HTTP/1.1", 8));
+    assert_true(limits_exempt_request(&source.limits, "/healthzz", 8));
+}
+
+/* A client must not get past the ceilings by a name under which the program finds something else.
+ */
+static void exempt_requests_do_not_lead_elsewhere(void **state)
+{
+    static const char *const paths[] = {
+        "/healthz/../search",      "/healthz/..",          "/healthz/%2e%2e/search",
+        "/healthz/.%2E/search",    "/healthz/..%2fsearch", "/healthz/x\\..\\search",
+        "/healthz/%5C..%5csearch", "/healthz/%2Fsearch",   "/probe/../search",
+    };
+    (void)state;
+    assert_true(take("exempt-request=/healthz,/probe/"));
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        if (exempt_request(paths[i]))
+            fail_msg("%s is exempt", paths[i]);
+    assert_true(exempt_request("/healthz/a.b/%20%2"));
+    assert_true(exempt_request("/healthz/100%"));
+}
+
+/* What another process wrote into the segment has no ends where they belong. */
+static void damaged_paths_end_with_the_table(void **state)
+{
+    char text[LIMIT_VALUE_MAX], path[LIMIT_PATHS_BYTES * 2];
+    (void)state;
+    memset(path, '/', sizeof path);
+    memset(source.limits.exempt_request, '/', sizeof source.limits.exempt_request);
+    source.limits.value[LIMIT_EXEMPT_REQUEST] = UINT64_MAX;
+    assert_true(limits_exempt_request(&source.limits, path, sizeof path));
+    assert_false(limits_exempt_request(&source.limits, path, 100));
+    limits_format(&source.limits, LIMIT_EXEMPT_REQUEST, text, sizeof text);
+    assert_int_equal(strlen(text), LIMIT_PATHS_BYTES);
+    limits_format(&source.limits, LIMIT_EXEMPT_REQUEST, text, 10);
+    assert_string_equal(text, "/////////");
+    memset(source.limits.exempt_request, '\x1b', sizeof source.limits.exempt_request);
+    limits_format(&source.limits, LIMIT_EXEMPT_REQUEST, text, sizeof text);
+    assert_null(strchr(text, '\x1b'));
+}
+
 static void everything_at_once_is_refused_beyond_the_table(void **state)
 {
     char text[LIMIT_VALUE_MAX] = "exempt=";
@@ -310,6 +401,9 @@ int main(void)
         cmocka_unit_test_setup(words_are_all_or_nothing_and_quotes_group, fresh),
         cmocka_unit_test_setup(lines_of_a_file, fresh),
         cmocka_unit_test_setup(exempt_networks_match_by_prefix, fresh),
+        cmocka_unit_test_setup(exempt_requests_match_whole_segments_of_a_path, fresh),
+        cmocka_unit_test_setup(exempt_requests_do_not_lead_elsewhere, fresh),
+        cmocka_unit_test_setup(damaged_paths_end_with_the_table, fresh),
         cmocka_unit_test_setup(everything_at_once_is_refused_beyond_the_table, fresh),
         cmocka_unit_test_setup(noise_is_harmless, fresh),
     };

@@ -460,7 +460,7 @@ static void events_are_a_ring(void **state)
 /* A number without its name would be a null pointer in everything that prints one. */
 static void every_number_has_a_name_of_its_own(void **state)
 {
-#define COUNTER(id, name) name,
+#define COUNTER(id, name, kind) name,
 #define EVENT(id, name) name,
     static const char *const counters[] = {
 #include "../../shim/segment/counters.def"
