@@ -42,7 +42,7 @@ enum {
     REQUEST_BITS = 0xffff,
     /* Of the session, from one request to the next. */
     SESSION_TRANSACTION = 1 << 16, /* the next request stands inside a transaction */
-    SESSION_OF_OWN = 0xff << 24,
+    SESSION_OF_OWN = 0x7f << 24,
 };
 
 /* What is remembered of a connection. Zeroed: nothing was seen yet. Plain data, copied at will. */
