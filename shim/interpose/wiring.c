@@ -21,6 +21,7 @@
 #include "output/reading.h"
 #include "output/sojourn.h"
 #include "output/stalls.h"
+#include "output/watches.h"
 #include "process/descriptors.h"
 #include "process/kept.h"
 #include "process/reaping.h"
@@ -129,7 +130,7 @@ static void connection_closes(int fd, descriptor what)
 {
     struct flow *flow = flow_at(what);
     if (flow)
-        pausing_closes(fd, flow);
+        watches_closes(fd, flow);
 }
 
 static const struct connection_features features = {
@@ -211,6 +212,7 @@ void wiring_connect(void)
     flows_take_part(&stalls_feature);
     flows_take_part(&backstop_feature);
     flows_take_part(&pausing_feature);
+    flows_take_part(&watches_feature);
     flows_take_part(&sojourn_feature);
     flows_on_limits(pace_outbound);
     reading_on_reset(outbound_was_reset);

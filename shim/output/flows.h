@@ -18,11 +18,12 @@ enum {
     FLOWS_CREDIT = 1, /* buffer, total-buffer or conn-buffer */
     FLOWS_PAUSE = 2,  /* pause-reads */
     FLOWS_STALL = 4,
-    FLOWS_PACE = 8,  /* send-rate or conn-send-rate */
-    FLOWS_TIME = 16, /* a ceiling finds itself: see sojourn.h */
+    FLOWS_PACE = 8,      /* send-rate or conn-send-rate */
+    FLOWS_TIME = 16,     /* a ceiling finds itself: see sojourn.h */
+    FLOWS_REQUESTS = 32, /* a limit on requests: struct input_gate in watches.h */
 };
 
-/* What a connection's output is like. Any of FLOW_SIGNS makes the program's input wait. */
+/* What a connection is like. Any of FLOW_SIGNS makes the program's input wait: watches.h. */
 enum {
     FLOW_WANTS_ROOM = 1,       /* asks for writability and readability, level-triggered */
     FLOW_FELL_SHORT = 2,       /* its last write did; edge-triggered for both */
@@ -40,6 +41,7 @@ enum {
     FLOW_HANDED_OUT = 8192,    /* the program was told and has not armed it again */
     FLOW_HUNGRY = 2048,        /* wants more than its share of send-rate */
     FLOW_UNGUARDED = 16384,    /* blocks under `stall`, and nothing was done for it: backstop.h */
+    FLOW_WAITS_TURN = 32768,   /* a request in it may not begin yet; no sign of output ends that */
 };
 
 struct flow {
@@ -99,7 +101,7 @@ struct flow_feature {
     void (*attend)(void);
     void (*after_fork_in_child)(void);
 };
-#define FLOW_FEATURES_MOST 8
+#define FLOW_FEATURES_MOST 10
 
 /* `feature` lives for ever; they are called in the order in which they came. Before a service is
  * joined. */

@@ -3,7 +3,7 @@
 
 #include "output/credit.h"
 #include "output/grants.h"
-#include "output/pausing.h"
+#include "output/watches.h"
 
 #define WINDOW_LEAST 8
 #define WINDOW_MOST (1U << 30)
@@ -114,7 +114,7 @@ size_t metering_allowance(struct flow *flow, size_t asked)
     allowed = allowed > taken ? allowed - taken : 0;
     if (allowed == 0) {
         if (load(&flow->refusals) == 0)
-            pausing_report_again(flow);
+            watches_report_again(flow);
         store(&flow->refusals, load(&flow->refusals) + 1);
     }
     return asked < allowed ? asked : (size_t)allowed;
@@ -124,7 +124,7 @@ void metering_took(struct flow *flow, size_t asked, size_t allowed, size_t taken
 {
     store(&flow->turn_taken, (uint64_t)load(&flow->turn_taken) + taken);
     if (taken == allowed && allowed < asked)
-        pausing_report_again(flow);
+        watches_report_again(flow);
 }
 
 void metering_overflowed(struct flow *flow, size_t bytes)

@@ -5,6 +5,7 @@
 #include "output/metering.h"
 #include "output/pausing.h"
 #include "output/stalls.h"
+#include "wait/flow_events.h"
 #include "wait/slices.h"
 
 static int64_t shorter(int64_t left, int64_t slice)
@@ -46,7 +47,7 @@ int flow_wait(const struct epoll_call *call, int64_t timeout_ns)
         if (reported < 0)
             break;
         if (reported > 0)
-            ready = pausing_filter(call->set, call->events, reported);
+            ready = flow_events_filter(call->set, call->events, reported);
         if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
             break;
         signals_hold(&slices.held);
