@@ -148,7 +148,7 @@ SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/te
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
 TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
-	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so \
+	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/keptloop $(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so \
 	$(BUILD)/tests/lacking.so \
 	$(BUILD)/tests/calls $(BUILD)/tests/asker $(BUILD)/tests/syscalls
 
@@ -183,6 +183,10 @@ $(BUILD)/tests/bench_hold: $(BUILD)/tests/bench/hold.o $(HARNESS)
 $(BUILD)/tests/openloop: $(BUILD)/tests/bench/openloop.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lm
+
+$(BUILD)/tests/keptloop: $(patsubst %,$(BUILD)/tests/bench/%.o,keptloop answers tally)
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^
 
 $(BUILD)/tests/calls $(BUILD)/tests/asker $(BUILD)/tests/syscalls: $(BUILD)/tests/%: $(BUILD)/tests/bench/%.o
 	$(call say,LD)
@@ -224,6 +228,7 @@ bench: tests
 	BUILD=$(BUILD) python3 tests/bench/syscalls.py
 	BUILD=$(BUILD) python3 tests/bench/cost.py
 	BUILD=$(BUILD) python3 tests/bench/overload.py
+	BUILD=$(BUILD) python3 tests/bench/requests.py --short
 	BUILD=$(BUILD) python3 tests/bench/clients.py
 
 # --- hostile input: libFuzzer, with the sanitizers ---

@@ -89,10 +89,15 @@ def answers(port):
         return False
 
 
-class Subject:
-    """A server with some milliseconds of work in each request. `turns` of its loop make up one."""
+class NotStarted(Exception):
+    """A server ended before it took its first client; what it said."""
 
-    query = None
+
+class Subject:
+    """A server with some milliseconds of work in each request. `turns` of its loop make up one. `user`: what stands
+    before the command of a server that root must not run."""
+
+    query, user = None, []
 
     def __init__(self):
         self.turns = self.first_turns
@@ -184,10 +189,16 @@ class Running:
         command = subject.prepare(self.directory, self.port)
         if limits is not None:
             command = [BUILD + "/bpctl", "run", "--name", self.service, *limits.split(), "--"] + command
+        command = subject.user + command
         with open(self.directory + "/log", "wb") as log:
             self.process = subprocess.Popen(on_cores(CORES[:HALF], command), stdout=log, stderr=log, start_new_session=True)
         self.helpers = []
-        wait_until(lambda: answers(self.port), f"{subject.name} on its port")
+        wait_until(lambda: answers(self.port) or self.process.poll() is not None, f"{subject.name} on its port")
+        if self.process.poll() is not None:
+            with open(self.directory + "/log", encoding="utf-8", errors="replace") as log:
+                said = log.read().strip()
+            self.__exit__()
+            raise NotStarted(said)
 
     def __enter__(self):
         return self
@@ -240,8 +251,9 @@ def offer(server, subject, rate, seconds, retry="none"):
     return result
 
 
-def behind_haproxy(server):
-    """HAProxy in front: at most 8 at a time, and 300 ms of waiting."""
+def behind_haproxy(server, connections="option httpclose"):
+    """HAProxy in front: at most 8 at a time, and 300 ms of waiting. `connections`: what it does with those to the
+    server."""
     server.front = free_port()
     path = server.directory + "/haproxy.cfg"
     with open(path, "w", encoding="ascii") as file:
@@ -257,7 +269,7 @@ frontend all
  bind 127.0.0.1:{server.front}
  default_backend one
 backend one
- option httpclose
+ {connections}
  server one 127.0.0.1:{server.port} maxconn 8
 """)
     server.helpers.append(subprocess.Popen(on_cores(CORES[:HALF], ["haproxy", "-db", "-f", path]), stdout=subprocess.DEVNULL,
