@@ -75,11 +75,20 @@ static enum heard hear_http(struct answer *answer)
                                                                               : HEARD_NONSENSE;
 }
 
-/* --- Redis: inline commands, answers of one line --- */
+/* --- Redis: an array of bulk strings, answers of one line. A question has a line for each of its
+ * words. --- */
 
 static size_t ask_redis(char *out, const char *question)
 {
-    return (size_t)snprintf(out, QUESTION_MAX, "%s\r\n", question);
+    size_t words = 1, length;
+    for (const char *byte = question; *byte; byte++)
+        words += *byte == '\n';
+    length = (size_t)sprintf(out, "*%zu\r\n", words);
+    for (const char *word = question; words--; word += strcspn(word, "\n") + 1) {
+        int size = (int)strcspn(word, "\n");
+        length += (size_t)sprintf(out + length, "$%d\r\n%.*s\r\n", size, size, word);
+    }
+    return length;
 }
 
 static enum heard hear_redis(struct answer *answer)

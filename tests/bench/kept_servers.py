@@ -74,7 +74,7 @@ def write(path, text):
 class Server:
     """`dialect` is what its clients speak (answers.c), `user` what stands before a command that root must not run."""
 
-    dialect, clients, ceiling, user, program = "http", 500, 8, [], None
+    dialect, ceiling, user, program = "http", 8, [], None
 
     def __init__(self):
         self.turns = self.first_turns
@@ -164,16 +164,15 @@ class Redis(Server):
 
     def prepare(self, directory, port):
         return ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory,
-                "--tcp-backlog", "1024"]
+                "--tcp-backlog", "1024", "--protected-mode", "no"]
 
     def questions(self):
-        return [f'EVAL "local x = 0 for i = 1, {self.turns} do x = x + i % 7 end return x" 0']
+        return [f"EVAL\nlocal x = 0 for i = 1, {self.turns} do x = x + i % 7 end return x\n0"]
 
 
 class Database(Server):
-    """A pool's connections, and transactions of three statements. Ten of a hundred clients meet at each row."""
+    """Transactions of three statements, whose clients meet at few rows: who is held half way holds others up."""
 
-    clients = 200
     tables = "CREATE TABLE counts (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);"
     rows = "INSERT INTO counts VALUES " + ", ".join(f"({i}, 0)" for i in range(1000)) + ";"
 
@@ -219,10 +218,11 @@ class Postgres(Database):
     def make_data(self, path):
         subprocess.run([*self.user, self.programs + "/initdb", "-D", path, "-A", "trust", "-U", "postgres"], check=True,
                        stdout=subprocess.DEVNULL, cwd="/")
+        write(path + "/pg_hba.conf", "host all all 127.0.0.0/8 trust\n")
 
     def prepare(self, directory, port):
         return [self.program, "-D", self.fresh_data(directory), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F",
-                "-c", "max_connections=700", "-c", "jit=off"]
+                "-c", "max_connections=1200", "-c", "jit=off"]
 
     def populate(self, port):
         self.fill(["psql", "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-v", "ON_ERROR_STOP=1"])
@@ -242,7 +242,7 @@ class MariaDB(Database):
     def prepare(self, directory, port):
         return ["mariadbd", "--no-defaults", f"--user={self.account}", f"--datadir={self.fresh_data(directory)}",
                 f"--port={port}", "--bind-address=127.0.0.1", f"--socket={directory}/sock", f"--pid-file={directory}/pid",
-                "--max-connections=700", "--skip-grant-tables", "--skip-networking=0", "--skip-name-resolve",
+                "--max-connections=1200", "--skip-grant-tables", "--skip-networking=0", "--skip-name-resolve",
                 "--back-log=1024", "--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0"]
 
     def populate(self, port):

@@ -54,11 +54,10 @@ enum stage {
 struct client {
     int fd;
     enum stage stage;
-    bool wants;    /* has a turn to make */
-    bool replaced; /* got a new connection within this turn */
-    bool used;     /* asked on this connection before */
-    unsigned step;
-    unsigned moments; /* that are past */
+    bool wants;             /* has a turn to make */
+    bool replaced;          /* got a new connection within this turn */
+    bool used;              /* was answered on this connection before */
+    unsigned step, moments; /* moments: that are past */
     double due, gives_up;
     struct answer answer;
 };
@@ -163,6 +162,7 @@ static double next_moment(struct client *client)
 static void turn_ends(struct client *client)
 {
     client->wants = false;
+    client->used = true;
     client->due = next_moment(client);
 }
 
@@ -235,7 +235,6 @@ static void ask(struct client *client)
     else
         snprintf(question, sizeof question, "%s", form);
     say(client, words, dialect->ask(words, question), STAGE_ASKED);
-    client->used = true;
 }
 
 static void turn_begins(struct client *client)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """Unmodified servers at up to ten times their capacity, asked over connections that stay, by 500 clients that give
-up after a second (200 of a pool for the databases, with transactions of three statements).
+up after a second; databases by transactions of three statements.
 
     requests.py [--variants V,...] [--loads L,...] [--seconds S] [--lead S] [--rounds N] [--clients N]
                 [--calm N] [--short] [SERVER]...
@@ -72,6 +72,8 @@ def calibrate(server):
         for _ in range(4):
             offer(running.port, server, FEW, 0, 1)
             alone = offer(running.port, server, 1, 0, 1)
+            if not alone["served"]:
+                raise SystemExit(f"requests.py: {server.name} serves nobody; it says: {alone['last_refusal']}")
             server.turns = max(1, int(server.turns * overload.WORK_MS / alone["p50_ms"]))
         return offer(running.port, server, 1, 0, 3)["p99_ms"]
 
@@ -87,14 +89,14 @@ def measure(server, variant, options, round_number, results):
             overload.behind_haproxy(running, "http-reuse always")
             front = running.front
         for load in options.loads:
-            clients = options.clients or server.clients
-            result = offer(front, server, clients, load * best, options.seconds, options.lead)
+            result = offer(front, server, options.clients, load * best, options.seconds, options.lead)
             after = best_now(running, server)
             result["best"] = (best + after) / 2
             result["share"] = result["goodput"] / result["best"] if result["best"] else 0
             result["refusals"] = result["refused"] / options.seconds
             result["round"] = round_number
             results.setdefault((variant, load), []).append(result)
+            print_row(f"{variant} {round_number + 1}" if options.rounds > 1 else variant, load, medians([result]))
             best = after or best
 
 
@@ -108,14 +110,14 @@ def medians(outcomes):
 
 
 def print_row(name, load, row):
-    print(f"  {name:<10} {load:>5g} {row['best']:>9.1f} {row['goodput']:>9.1f} {row['share']:>9.2f} {row['p50_ms']:>9.1f} "
+    print(f"  {name:<12} {load:>5g} {row['best']:>9.1f} {row['goodput']:>9.1f} {row['share']:>9.2f} {row['p50_ms']:>9.1f} "
           f"{row['p99_ms']:>9.1f} {row['refusals']:>9.0f} {row['refusal_p50_ms']:>9.1f} {row['gave_up']:>9.0f} "
           f"{row['lost']:>9.0f} {row['broken']:>9} {row['never_served']:>9.0f} {row['jain']:>9.2f}", flush=True)
 
 
 def print_head():
     widths = (5,) + (9,) * (len(COLUMNS) - 1)
-    print(f"  {'':<10} " + " ".join(f"{word:>{width}}" for word, width in zip(COLUMNS, widths)), flush=True)
+    print(f"  {'':<12} " + " ".join(f"{word:>{width}}" for word, width in zip(COLUMNS, widths)), flush=True)
 
 
 def expectations(rows, alone_p99, options):
@@ -149,7 +151,8 @@ def compare(server, options):
     """Every variant at every load, in rounds; returns what came of them by variant and load."""
     alone_p99 = calibrate(server)
     results, absent = {}, {}
-    print(f"\n{server.name}: {options.clients or server.clients} clients, p99 alone {alone_p99:.1f} ms", flush=True)
+    print(f"\n{server.name}: {options.clients} clients, p99 alone {alone_p99:.1f} ms", flush=True)
+    print_head()
     for round_number in range(options.rounds):
         for variant in options.variants:
             if variant in absent or variant == "haproxy" and (server.dialect != "http" or not shutil.which("haproxy")):
@@ -158,14 +161,13 @@ def compare(server, options):
                 measure(server, variant, options, round_number, results)
             except NotStarted as why:
                 absent[variant] = str(why)
-    print_head()
     rows = {key: medians(outcomes) for key, outcomes in results.items()}
-    for variant in options.variants:
-        for load in options.loads:
-            if (variant, load) in rows:
-                print_row(variant, load, rows[variant, load])
+    if options.rounds > 1:
+        print(f"  medians of {options.rounds} rounds", flush=True)
+        for (variant, load), row in sorted(rows.items(), key=lambda each: (options.variants.index(each[0][0]), each[0][1])):
+            print_row(variant, load, row)
     for variant, why in absent.items():
-        print(f"  {variant:<10} (does not start: {why})")
+        print(f"  {variant:<12} (does not start: {why})")
     for text, value, bound, holds in expectations(rows, alone_p99, options):
         print(f"  {'holds' if holds else 'DOES NOT HOLD':<14} {text}: {value:.2f} ({bound:.2f})", flush=True)
     return results
@@ -182,7 +184,7 @@ def calm(server, options):
                 server.populate(running.port)
                 offer(running.port, server, FEW, 0, 2)
                 rate = 0.8 * best_now(running, server, 5)
-                result = offer(running.port, server, options.clients or server.clients, rate, options.calm / rate)
+                result = offer(running.port, server, options.clients, rate, options.calm / rate)
         except NotStarted as why:
             print(f"{server.name}, {variant}: does not start: {why}")
             continue
@@ -203,6 +205,7 @@ def draw(everything):
     path = BUILD + "/requests.svg"
     lines = [f"set terminal svg size {420 * len(everything)},{320 * len(PANELS)} background 'white'",
              f"set output '{path}'", f"set multiplot layout {len(PANELS)},{len(everything)}",
+             f"set xrange [0:{max(load for results in everything.values() for _, load in results) * 1.05}]",
              "set xlabel 'offered load / best'", "set grid", "set key bottom left"]
     for panel, (label, key, scale) in enumerate(PANELS):
         lines += ["unset logscale y", scale, f"set ylabel \"{label}\""]
@@ -229,7 +232,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--lead", type=float, default=5, help="seconds before that count for nothing")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=0)
+    parser.add_argument("--clients", type=int, default=500)
     parser.add_argument("--calm", type=int, default=0, metavar="N")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("server", nargs="*", choices=[*SERVERS, []], default=[])
