@@ -300,6 +300,15 @@ void shedding_refuse(int fd, enum when_full how, bool late, bool attended)
     errno = saved;
 }
 
+void shedding_linger(int fd)
+{
+    int saved = errno;
+    descriptor_put(fd, 0);
+    if (!make_linger(fd, STAGE_AWAIT_CLOSE, false))
+        finish(fd, STAGE_AWAIT_CLOSE, false);
+    errno = saved;
+}
+
 /* One look at all of them; only those that did something, or are out of time, cost more. */
 static void attend_all(uint64_t now)
 {

@@ -26,6 +26,11 @@
  * otherwise a client that has not said yet what it wants is not waited for. */
 void shedding_refuse(int fd, enum when_full how, bool late, bool attended);
 
+/* Takes over `fd`, a descriptor of the shim's own for a connection whose client was answered and
+ * whose write side is shut: what still comes is dropped until the client has closed, or for a
+ * bounded time. */
+void shedding_linger(int fd);
+
 /* The program's descriptors have run out: ends all that linger; whether there were any. */
 bool shedding_give_back(void);
 

@@ -32,7 +32,7 @@ enum {
     REQUEST_HEAD_WHOLE = 1, /* enough is there to know what it asks, and how long it is */
     REQUEST_EXEMPT = 2,     /* exempt-request names it */
     REQUEST_SILENT = 4,     /* nobody answers it, or it belongs to what was asked before: log-ins,
-                               noreply,     COPY's data. Never held, shed or counted by itself */
+                               noreply, COPY's data. Never held, shed or counted by itself */
     REQUEST_WAITS = 8, /* the program may keep it for long on purpose: BLPOP and the like. It has no
                           place under a ceiling */
     REQUEST_CLOSES = 16, /* the connection ends behind its answer, as client or protocol have it */
@@ -42,6 +42,8 @@ enum {
     REQUEST_BITS = 0xffff,
     /* Of the session, from one request to the next. */
     SESSION_TRANSACTION = 1 << 16, /* the next request stands inside a transaction */
+    ANSWER_UNFINISHED = 1 << 17, /* the dialect follows the program's answers to their end, and the
+                                    last one has not come to it */
     SESSION_OF_OWN = 0x7f << 24,
 };
 

@@ -23,7 +23,8 @@ static __attribute__((noinline)) ssize_t read_tracked(int fd, void *buffer, size
     struct reading reading = reading_begin(fd, count, 0);
     if (reading.refused)
         return -1;
-    return reading_end(&reading, REAL(read)(fd, buffer, reading.allowed));
+    return reading_end(&reading, reading.requests ? reading_make(&reading, buffer, 0)
+                                                  : REAL(read)(fd, buffer, reading.allowed));
 }
 
 INTERPOSE ssize_t read(int fd, void *buffer, size_t count)
@@ -44,6 +45,13 @@ INTERPOSE ssize_t __read_chk(int fd, void *buffer, size_t count, size_t size)
     return count > size ? REAL(__read_chk)(fd, buffer, count, size) : read(fd, buffer, count);
 }
 
+static ssize_t make_vector(const struct reading *reading, const struct reading_vector *cut,
+                           int flags)
+{
+    struct msghdr message = {.msg_iov = cut->vector, .msg_iovlen = cut->count};
+    return reading_make_message(reading, &message, flags);
+}
+
 static __attribute__((noinline)) ssize_t readv_tracked(int fd, const struct iovec *vector,
                                                        int count)
 {
@@ -51,7 +59,8 @@ static __attribute__((noinline)) ssize_t readv_tracked(int fd, const struct iove
     struct reading reading = reading_begin_vector(fd, vector, count, 0, &cut);
     if (reading.refused)
         return -1;
-    return reading_end(&reading, REAL(readv)(fd, cut.vector, (int)cut.count));
+    return reading_end(&reading, reading.requests ? make_vector(&reading, &cut, 0)
+                                                  : REAL(readv)(fd, cut.vector, (int)cut.count));
 }
 
 INTERPOSE ssize_t readv(int fd, const struct iovec *vector, int count)
@@ -70,6 +79,9 @@ static ssize_t read_at(int fd, const struct iovec *vector, int count, off64_t of
     struct reading reading = reading_begin_vector(fd, vector, count, 0, &cut);
     if (reading.refused)
         return -1;
+    if (reading.requests && (flags & ~RWF_NOWAIT) == 0)
+        return reading_end(&reading,
+                           make_vector(&reading, &cut, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0));
     return reading_end(&reading, REAL(preadv64v2)(fd, cut.vector, (int)cut.count, offset, flags));
 }
 
@@ -89,7 +101,8 @@ static __attribute__((noinline)) ssize_t recv_tracked(int fd, void *buffer, size
     struct reading reading = reading_begin(fd, count, flags);
     if (reading.refused)
         return -1;
-    return reading_end(&reading, REAL(recv)(fd, buffer, reading.allowed, flags));
+    return reading_end(&reading, reading.requests ? reading_make(&reading, buffer, flags)
+                                                  : REAL(recv)(fd, buffer, reading.allowed, flags));
 }
 
 INTERPOSE ssize_t recv(int fd, void *buffer, size_t count, int flags)
@@ -105,6 +118,22 @@ INTERPOSE ssize_t __recv_chk(int fd, void *buffer, size_t count, size_t size, in
                         : recv(fd, buffer, count, flags);
 }
 
+/* A connection of TCP has no address to tell with what it brings: recvmsg leaves it as it is. */
+static ssize_t make_from(const struct reading *reading, void *buffer, int flags,
+                         struct sockaddr *from, socklen_t *length)
+{
+    struct iovec part = {.iov_base = buffer, .iov_len = reading->allowed};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (length && memory_there(MEMORY_ADDRESS, length, sizeof *length)) {
+        message.msg_name = from;
+        message.msg_namelen = *length;
+    }
+    ssize_t result = reading_make_message(reading, &message, flags);
+    if (result >= 0 && message.msg_name)
+        *length = message.msg_namelen;
+    return result;
+}
+
 static __attribute__((noinline)) ssize_t recvfrom_tracked(int fd, void *buffer, size_t count,
                                                           int flags, struct sockaddr *from,
                                                           socklen_t *length)
@@ -112,6 +141,10 @@ static __attribute__((noinline)) ssize_t recvfrom_tracked(int fd, void *buffer, 
     struct reading reading = reading_begin(fd, count, flags);
     if (reading.refused)
         return -1;
+    if (reading.requests && !from)
+        return reading_end(&reading, reading_make(&reading, buffer, flags));
+    if (reading.requests)
+        return reading_end(&reading, make_from(&reading, buffer, flags, from, length));
     return reading_end(&reading, REAL(recvfrom)(fd, buffer, reading.allowed, flags, from, length));
 }
 
@@ -144,7 +177,10 @@ static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr
         return -1;
     if (!reading.flow || cut.vector == message->msg_iov ||
         !memory_there(MEMORY_RESULT, message, sizeof *message)) {
-        ssize_t result = reading_end(&reading, REAL(recvmsg)(fd, message, flags));
+        ssize_t result = reading_end(
+            &reading, reading.requests && memory_there(MEMORY_RESULT, message, sizeof *message)
+                          ? reading_make_message(&reading, message, flags)
+                          : REAL(recvmsg)(fd, message, flags));
         if (result >= 0)
             passing_received(message);
         return result;
@@ -152,7 +188,9 @@ static __attribute__((noinline)) ssize_t recvmsg_with_care(int fd, struct msghdr
     struct iovec *vector = message->msg_iov;
     message->msg_iov = cut.vector;
     message->msg_iovlen = cut.count;
-    ssize_t result = reading_end(&reading, REAL(recvmsg)(fd, message, flags));
+    ssize_t result =
+        reading_end(&reading, reading.requests ? reading_make_message(&reading, message, flags)
+                                               : REAL(recvmsg)(fd, message, flags));
     message->msg_iov = vector;
     message->msg_iovlen = count;
     if (result >= 0)

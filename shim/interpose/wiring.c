@@ -25,6 +25,11 @@
 #include "process/descriptors.h"
 #include "process/kept.h"
 #include "process/reaping.h"
+#include "requests/gate.h"
+#include "requests/in_flight.h"
+#include "requests/line.h"
+#include "requests/requests.h"
+#include "requests/wakes.h"
 #include "wait/readiness.h"
 
 /* --- what is done when descriptors come and go, by kind --- */
@@ -99,6 +104,7 @@ static void own_departed(int fd, descriptor what, const struct departure *depart
     shedding_forget(fd);
     waiting_room_forget(fd);
     witness_forget(fd);
+    wakes_forget(fd);
 }
 
 static const struct descriptor_operations own_operations = {.departed = own_departed};
@@ -129,8 +135,22 @@ static void connection_begins(int fd, uint32_t slot, uint32_t generation, int fa
 static void connection_closes(int fd, descriptor what)
 {
     struct flow *flow = flow_at(what);
-    if (flow)
-        watches_closes(fd, flow);
+    if (!flow)
+        return;
+    requests_closes(flow);
+    watches_closes(fd, flow);
+}
+
+static void connection_left(uint32_t slot, uint32_t process)
+{
+    grants_left(slot, process);
+    in_flight_left(slot, process);
+}
+
+static void connection_freed(uint32_t slot)
+{
+    grants_closed(slot);
+    in_flight_freed(slot);
 }
 
 static const struct connection_features features = {
@@ -138,8 +158,8 @@ static const struct connection_features features = {
     .closes = connection_closes,
     .ends = flows_end,
     .shared = grants_shared,
-    .left = grants_left,
-    .freed = grants_closed,
+    .left = connection_left,
+    .freed = connection_freed,
     .room = grants_room,
     .make_room = credit_reclaim,
     .room_made = readiness_room_made,
@@ -178,6 +198,7 @@ static void child_inherits(uint32_t child)
 static void process_gone(uint32_t process, bool proved)
 {
     connections_forget_process(process, proved);
+    line_forget_process(process);
     listener_table_forget_process(process);
 }
 
@@ -214,6 +235,9 @@ void wiring_connect(void)
     flows_take_part(&pausing_feature);
     flows_take_part(&watches_feature);
     flows_take_part(&sojourn_feature);
+    flows_take_part(&requests_feature);
+    flows_limit_requests(&requests_calls);
+    watches_gate(&requests_gate);
     flows_on_limits(pace_outbound);
     reading_on_reset(outbound_was_reset);
 }

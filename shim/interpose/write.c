@@ -2,6 +2,7 @@
 #include "base/real.h"
 #include "fd/passing.h"
 #include "interpose/interpose.h"
+#include "output/reading.h"
 #include "output/writing.h"
 #include "process/descriptors.h"
 
@@ -22,6 +23,12 @@ static ssize_t send_bytes(int fd, struct flow *flow, const void *bytes, size_t c
     return writing_message(fd, flow, &message, flags);
 }
 
+static void passed_bytes(int fd, struct flow *flow, const void *bytes, size_t count, ssize_t result)
+{
+    struct iovec vector = {.iov_base = (void *)bytes, .iov_len = count};
+    writing_passed(fd, flow, &vector, count, result);
+}
+
 /* What limits concern is handled apart, so that the rest pays for no registers to be saved. */
 static __attribute__((noinline)) ssize_t write_tracked(int fd, const void *bytes, size_t count)
 {
@@ -32,7 +39,7 @@ static __attribute__((noinline)) ssize_t write_tracked(int fd, const void *bytes
         return send_bytes(fd, flow, bytes, count, 0);
     writing_passes(fd, flow);
     ssize_t result = REAL(write)(fd, bytes, count);
-    writing_passed(fd, flow, count, result, true);
+    passed_bytes(fd, flow, bytes, count, result);
     return result;
 }
 
@@ -76,7 +83,7 @@ static __attribute__((noinline)) ssize_t writev_tracked(int fd, const struct iov
         return writing_vector(fd, flow, vector, count, 0);
     writing_passes(fd, flow);
     ssize_t result = REAL(writev)(fd, vector, count);
-    writing_passed(fd, flow, total(vector, count), result, true);
+    writing_passed(fd, flow, vector, total(vector, count), result);
     return result;
 }
 
@@ -97,7 +104,7 @@ static ssize_t write_at(int fd, const struct iovec *vector, int count, off64_t o
         return writing_vector(fd, flow, vector, count, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
     writing_passes(fd, flow);
     ssize_t result = REAL(pwritev64v2)(fd, vector, count, offset, flags);
-    writing_passed(fd, flow, total(vector, count), result, true);
+    writing_passed(fd, flow, vector, total(vector, count), result);
     return result;
 }
 
@@ -122,7 +129,7 @@ static __attribute__((noinline)) ssize_t send_tracked(int fd, const void *bytes,
         return send_bytes(fd, flow, bytes, count, flags);
     writing_passes(fd, flow);
     ssize_t result = REAL(send)(fd, bytes, count, flags);
-    writing_passed(fd, flow, count, result, true);
+    passed_bytes(fd, flow, bytes, count, result);
     return result;
 }
 
@@ -149,7 +156,7 @@ static __attribute__((noinline)) ssize_t sendto_with_care(int fd, const void *by
         writing_passes(fd, flow);
     ssize_t result = REAL(sendto)(fd, bytes, count, flags, to, length);
     if (flow)
-        writing_passed(fd, flow, count, result, true);
+        passed_bytes(fd, flow, bytes, count, result);
     return result;
 }
 
@@ -242,10 +249,11 @@ INTERPOSE ssize_t splice(int from, off64_t *from_offset, int to, off64_t *to_off
                          unsigned flags)
 {
     struct flow *flow = flow_of(to);
+    reading_unseen(from);
     if (flow)
         writing_passes(to, flow);
     ssize_t result = REAL(splice)(from, from_offset, to, to_offset, count, flags);
     if (flow)
-        writing_passed(to, flow, count, result, false);
+        writing_passed(to, flow, NULL, count, result);
     return result;
 }

@@ -38,6 +38,13 @@ void flows_take_part(const struct flow_feature *feature)
          at < features + FLOW_FEATURES_MOST && (feature = *at); at++)                              \
         if (feature->member)
 
+const struct flow_requests *flow_requests;
+
+void flows_limit_requests(const struct flow_requests *calls)
+{
+    flow_requests = calls;
+}
+
 /* --- the mode --- */
 
 static uint32_t work_out_mode(void)

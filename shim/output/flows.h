@@ -13,6 +13,9 @@
 #include "process/descriptors.h"
 #include "process/service.h"
 
+#include <sys/socket.h>
+#include <sys/uio.h>
+
 /* Which limits on bytes are in force: flows_mode(). */
 enum {
     FLOWS_CREDIT = 1, /* buffer, total-buffer or conn-buffer */
@@ -102,6 +105,26 @@ struct flow_feature {
     void (*after_fork_in_child)(void);
 };
 #define FLOW_FEATURES_MOST 10
+
+/*
+ * What the floor above does at each read and write while FLOWS_REQUESTS is in force.
+ * Async-signal-safe; no lock is held.
+ */
+struct flow_requests {
+    /* Makes a read in place of the program's: recvmsg(2), with its errors. */
+    ssize_t (*read)(int fd, struct flow *flow, struct msghdr *message, int flags);
+    /* Bytes were read where nobody sees them: splice(2). */
+    void (*read_unseen)(struct flow *flow);
+    /* Before a write; and after it, as often as the kernel took some: `bytes` of `vector` behind
+     * its first `skip` (NULL: of a file), while `rest` were not taken. Both keep errno. */
+    void (*writes)(struct flow *flow);
+    void (*wrote)(struct flow *flow, const struct iovec *vector, size_t skip, size_t bytes,
+                  size_t rest);
+};
+
+/* `calls` live for ever. Before a service is joined. */
+void flows_limit_requests(const struct flow_requests *calls);
+extern INTERNAL const struct flow_requests *flow_requests;
 
 /* `feature` lives for ever; they are called in the order in which they came. Before a service is
  * joined. */

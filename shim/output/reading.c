@@ -66,8 +66,13 @@ struct reading reading_begin(int fd, size_t count, int flags)
 {
     struct reading reading = {.fd = fd, .asked = count, .allowed = count};
     struct flow *flow = flow_of(fd);
-    if (!flow || count == 0 || flags & LEFT_ALONE)
+    if (!flow)
         return reading;
+    reading.requests = flows_mode() & FLOWS_REQUESTS && (count > 0 || flags & MSG_ERRQUEUE);
+    if (count == 0 || flags & LEFT_ALONE) {
+        reading.flow = reading.requests ? flow : NULL;
+        return reading;
+    }
     reading.flow = flow;
     reading.peeks = flags & MSG_PEEK;
     if (reading.peeks)
@@ -86,6 +91,25 @@ struct reading reading_begin(int fd, size_t count, int flags)
     if (__builtin_expect(reading.allowed < count, 0))
         reading.allowed = at_least(&reading, told_of);
     return reading.allowed ? reading : refuse(reading, EAGAIN);
+}
+
+ssize_t reading_make_message(const struct reading *reading, struct msghdr *message, int flags)
+{
+    return flow_requests->read(reading->fd, reading->flow, message, flags);
+}
+
+ssize_t reading_make(const struct reading *reading, void *buffer, int flags)
+{
+    struct iovec part = {.iov_base = buffer, .iov_len = reading->allowed};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    return reading_make_message(reading, &message, flags);
+}
+
+void reading_unseen(int fd)
+{
+    struct flow *flow = flow_of(fd);
+    if (flow && flows_mode() & FLOWS_REQUESTS)
+        flow_requests->read_unseen(flow);
 }
 
 void reading_told(int fd, int bytes)
@@ -179,5 +203,6 @@ struct reading reading_begin_message(int fd, const struct msghdr *message, int f
 bool reading_metered(int fd)
 {
     const struct flow *flow = flow_of(fd);
-    return flow && flows_mode() & FLOWS_PAUSE && flow_signs(flow) & FLOW_NONBLOCKING;
+    return flow && ((flows_mode() & FLOWS_PAUSE && flow_signs(flow) & FLOW_NONBLOCKING) ||
+                    flows_mode() & FLOWS_REQUESTS);
 }

@@ -17,6 +17,7 @@ struct reading {
     struct flow *flow; /* NULL when the read is none of our business */
     bool refused;      /* and errno is set */
     bool peeks;
+    bool requests; /* reading_make makes the call */
     size_t asked, allowed;
 };
 
@@ -30,6 +31,16 @@ void reading_on_reset(void (*hear)(int fd));
  */
 struct reading reading_begin(int fd, size_t count, int flags);
 ssize_t reading_end(const struct reading *reading, ssize_t result);
+
+/*
+ * Makes the call of a `reading` that says so, with at most what it is allowed: as recv(2) into
+ * `buffer`, and as recvmsg(2), whose vector was cut already.
+ */
+ssize_t reading_make(const struct reading *reading, void *buffer, int flags);
+ssize_t reading_make_message(const struct reading *reading, struct msghdr *message, int flags);
+
+/* Bytes of a connection went where nobody sees them: splice(2). */
+void reading_unseen(int fd);
 
 #define READING_VECTORS 8
 

@@ -39,10 +39,20 @@ int writing_late_error(struct flow *flow)
 
 /* --- what a write came to --- */
 
-static void took(struct flow *flow, size_t bytes)
+/* Some bytes of a vector; the vector is NULL where they are a file's. */
+struct written {
+    const struct iovec *vector;
+    size_t skip;
+};
+
+/* `rest` more of the same call were not taken. */
+static void took(struct flow *flow, struct written what, size_t bytes, size_t rest)
 {
-    if (flows_mode() & FLOWS_TIME)
+    uint32_t mode = flows_mode();
+    if (mode & FLOWS_TIME)
         sojourn_wrote(flow);
+    if (__builtin_expect(mode & FLOWS_REQUESTS, 0))
+        flow_requests->wrote(flow, what.vector, what.skip, bytes, rest);
     /* Threads that write at once may lose a count: it only feeds a ratio and a rate. */
     atomic_store_explicit(&flow->produced,
                           atomic_load_explicit(&flow->produced, memory_order_relaxed) + bytes,
@@ -81,6 +91,8 @@ void writing_passes(int fd, struct flow *flow)
     }
     if (writing_carefully(flow) && flows_mode() & FLOWS_PACE)
         pacing_writes(fd, flow);
+    if (__builtin_expect(flows_mode() & FLOWS_REQUESTS, 0))
+        flow_requests->writes(flow);
 }
 
 static bool has_room(int fd)
@@ -88,10 +100,13 @@ static bool has_room(int fd)
     return polling_ready(fd, POLLOUT);
 }
 
-void writing_passed(int fd, struct flow *flow, size_t wanted, ssize_t result, bool certain)
+void writing_passed(int fd, struct flow *flow, const struct iovec *vector, size_t wanted,
+                    ssize_t result)
 {
+    bool certain = vector != NULL;
     if (result > 0)
-        took(flow, (size_t)result);
+        took(flow, (struct written){vector, 0}, (size_t)result,
+             certain ? wanted - (size_t)result : 0);
     if (result >= 0 && (size_t)result >= wanted) {
         went_whole(flow);
         return;
@@ -258,8 +273,8 @@ static ssize_t write_vector(int fd, struct flow *flow, const struct iovec *vecto
         ssize_t result =
             send_rest(fd, &rest, flags | MSG_DONTWAIT | (done ? MSG_NOSIGNAL : 0), &offered);
         if (result > 0) {
-            took(flow, (size_t)result);
             done += (size_t)result;
+            took(flow, (struct written){rest.next, rest.skip}, (size_t)result, total - done);
             advance(&rest, (size_t)result);
         }
         if (done == total && result >= 0) {
@@ -321,7 +336,7 @@ ssize_t writing_message(int fd, struct flow *flow, const struct msghdr *message,
     ssize_t result = REAL(sendmsg)(fd, message, flags);
     if (lent)
         credit_lent_back(fd, flow);
-    writing_passed(fd, flow, total, result, true);
+    writing_passed(fd, flow, message->msg_iov, total, result);
     return result;
 }
 
@@ -351,7 +366,7 @@ static ssize_t write_pieces(int fd, struct flow *flow, size_t count,
     writing_passes(fd, flow);
     if (!writing_carefully(flow) || flow_signs(flow) & FLOW_NONBLOCKING || !is_blocking(fd, 0)) {
         ssize_t result = send(count, context);
-        writing_passed(fd, flow, count, result, false);
+        writing_passed(fd, flow, NULL, count, result);
         return result;
     }
     while (done < count && service_active()) {
@@ -366,7 +381,7 @@ static ssize_t write_pieces(int fd, struct flow *flow, size_t count,
         size_t most = piece(fd, flow), left = count - done;
         ssize_t result = send(left < most ? left : most, context);
         if (result > 0) {
-            took(flow, (size_t)result);
+            took(flow, (struct written){NULL, 0}, (size_t)result, 0);
             done += (size_t)result;
         }
         if (result < 0)

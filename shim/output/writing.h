@@ -31,10 +31,12 @@ static inline bool writing_carefully(const struct flow *flow)
 }
 
 /*
- * After a call that was passed on: `wanted` bytes were to be written, `result` is what it returned.
- * `certain`: only want of room makes it less; a file or a pipe may have ended.
+ * After a call that was passed on: `wanted` bytes of `vector` were to be written, `result` is what
+ * it returned. NULL: they are of a file or a pipe, which may have ended, so that less was not for
+ * want of room.
  */
-void writing_passed(int fd, struct flow *flow, size_t wanted, ssize_t result, bool certain);
+void writing_passed(int fd, struct flow *flow, const struct iovec *vector, size_t wanted,
+                    ssize_t result);
 
 /* Before it. */
 void writing_passes(int fd, struct flow *flow);

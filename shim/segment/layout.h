@@ -76,7 +76,6 @@ struct segment_conn {
     _Atomic uint32_t
         told_sndbuf; /* the SO_SNDBUF that the program believes in, as getsockopt has it */
     _Atomic uint32_t in_flight; /* index + 1 of the process whose request in flight it is, or 0 */
-    _Atomic uint32_t spoke;     /* bytes of the client were read: see requests/boundaries.h */
 };
 
 /*
@@ -294,11 +293,10 @@ struct segment {
     struct histogram request_wait;                  /* how long requests waited before they began */
     struct histogram response;                      /* from then to the first byte of the answer */
     _Atomic uint64_t requests_peak;
-    _Atomic uint64_t request_rate_next_ns; /* token bucket, as the theoretical arrival time */
-    _Atomic uint64_t requests_recount_ns;  /* when to compare the count with the slots again */
-    _Atomic uint64_t patience_us; /* how long clients wait before they give up; 0: none did */
-    _Atomic uint64_t turn[SEGMENT_PROCESSES];    /* whose turn it is in each: requests/turns.h */
-    _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS]; /* struct limits, word by word */
+    _Atomic uint64_t request_rate_next_ns;    /* token bucket, as the theoretical arrival time */
+    _Atomic uint64_t requests_recount_ns;     /* when to compare the count with the slots again */
+    _Atomic uint64_t turn[SEGMENT_PROCESSES]; /* whose turn it is in each: requests/line.h */
+    _Atomic uint64_t limit[SEGMENT_LIMIT_WORDS];        /* struct limits, word by word */
     _Atomic uint64_t limit_before[SEGMENT_LIMIT_WORDS]; /* whole while limit is being written */
     _Atomic uint64_t limit_first[SEGMENT_LIMIT_WORDS];  /* as the service was started with */
     struct segment_listener listener[SEGMENT_LISTENERS];

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "requests/answers.h"
+
+#include "requests/in_flight.h"
+#include "requests/line.h"
+
+#include <errno.h>
+
+#define MILLISECOND UINT64_C(1000000)
+/* An answer that has begun, and not come to its end for so long, is a stream: a long poll, an
+ * endless list. */
+#define STREAMS_NS (1000 * MILLISECOND)
+/* A transaction whose client thinks keeps its place for so long. The next statement is let in at
+ * once all the same. */
+#define KEPT_NS (20 * MILLISECOND)
+#define LOOK_NS (20 * MILLISECOND)
+
+/* Those that were answered, or keep their place: a stack of slots + 1. */
+static _Atomic uint32_t answered;
+
+static void list(struct request *request)
+{
+    uint32_t place = request_slot(request) + 1, before = atomic_load(&answered);
+    if (atomic_exchange(&request->listed, true))
+        return;
+    do {
+        request->answered_next = before;
+    } while (!atomic_compare_exchange_weak(&answered, &before, place));
+}
+
+/* --- ends --- */
+
+static bool unfinished(const struct request *request, uint64_t now)
+{
+    return atomic_load_explicit(&request->pending, memory_order_relaxed) ||
+           (request->stream.flags & ANSWER_UNFINISHED &&
+            now - atomic_load_explicit(&request->answered_ns, memory_order_relaxed) < STREAMS_NS);
+}
+
+static void keep_or_end(struct request *request, uint64_t now)
+{
+    if (!(request->stream.flags & SESSION_TRANSACTION)) {
+        request_lets_go(request, PHASE_ANSWERED, PHASE_REST);
+        return;
+    }
+    atomic_store(&request->answered_ns, now);
+    if (request_moves(request, PHASE_ANSWERED, PHASE_KEPT))
+        list(request);
+}
+
+void answers_end(struct request *request)
+{
+    if (request_phase(request) != PHASE_ANSWERED)
+        return;
+    uint64_t now = monotonic_ns();
+    if (!unfinished(request, now))
+        keep_or_end(request, now);
+}
+
+/* Whether it is to be looked at again. */
+static bool stays(struct request *request, uint64_t now)
+{
+    answers_end(request);
+    enum request_phase phase = request_phase(request);
+    if (phase != PHASE_KEPT)
+        return phase == PHASE_ANSWERED;
+    if (now - atomic_load_explicit(&request->answered_ns, memory_order_relaxed) < KEPT_NS)
+        return true;
+    request_lets_go(request, PHASE_KEPT, PHASE_REST);
+    return false;
+}
+
+void answers_turn(void)
+{
+    if (atomic_load_explicit(&answered, memory_order_relaxed) == 0)
+        return;
+    uint64_t now = monotonic_ns();
+    uint32_t place = atomic_exchange(&answered, 0);
+    while (place) {
+        struct request *request = &requests[place - 1];
+        place = request->answered_next;
+        atomic_store(&request->listed, false);
+        if (stays(request, now))
+            list(request);
+    }
+}
+
+int64_t answers_next_look(void)
+{
+    return atomic_load_explicit(&answered, memory_order_relaxed) ? (int64_t)LOOK_NS : -1;
+}
+
+/* --- writes --- */
+
+void answers_writes(struct flow *flow)
+{
+    struct request *request = request_of(flow);
+    if (request)
+        request->write_saw = atomic_load_explicit(&request->reads, memory_order_relaxed);
+}
+
+static enum answer_step show(struct request *request, const struct iovec *vector, size_t skip,
+                             size_t bytes)
+{
+    bool first =
+        request_phase(request) == PHASE_INSIDE || request_phase(request) == PHASE_UNCOUNTED;
+    enum answer_step step = ANSWER_NOTHING;
+    if (!vector)
+        return request_answer_unseen(&request->stream, bytes, first);
+    for (; bytes && step != ANSWER_LEAVES; vector++) {
+        size_t length = vector->iov_len > skip ? vector->iov_len - skip : 0;
+        length = length < bytes ? length : bytes;
+        enum answer_step part =
+            request_answer(&request->stream, (const char *)vector->iov_base + skip, length, first);
+        step = part > step ? part : step;
+        first = first && step == ANSWER_NOTHING;
+        skip = vector->iov_len > skip ? 0 : skip - vector->iov_len;
+        bytes -= length;
+    }
+    return step;
+}
+
+static void begun(struct request *request)
+{
+    uint64_t now = monotonic_ns(), began = atomic_load(&request->began_ns);
+    uint64_t response = now > began ? now - began : 0;
+    atomic_store(&request->answered_ns, now);
+    if (!request_moves(request, PHASE_INSIDE, PHASE_ANSWERED))
+        return;
+    list(request);
+    histogram_add(&service.segment->response, response);
+    if (in_flight_answered(response))
+        line_serve();
+}
+
+void answers_wrote(struct flow *flow, const struct iovec *vector, size_t skip, size_t bytes,
+                   size_t rest)
+{
+    struct request *request = request_of(flow);
+    if (!request || request_phase(request) == PHASE_STREAM)
+        return;
+    int saved = errno;
+    atomic_store_explicit(&request->pending, rest > 0, memory_order_relaxed);
+    request->spoken |= bytes > 0;
+    if (bytes && !request->middle) {
+        enum answer_step step = show(request, vector, skip, bytes);
+        if (step == ANSWER_LEAVES)
+            request_becomes_stream(request);
+        /* Another thread may have read the next request meanwhile, which this does not answer. */
+        if (step == ANSWER_BEGUN &&
+            atomic_load_explicit(&request->reads, memory_order_relaxed) == request->write_saw) {
+            begun(request);
+            request_moves(request, PHASE_UNCOUNTED, PHASE_REST);
+        }
+    }
+    errno = saved;
+}
+
+void answers_after_fork_in_child(void)
+{
+    atomic_store(&answered, 0);
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "requests/delay.h"
+
+#include "base/tcp_state.h"
+#include "policy/queue_delay.h"
+#include "process/service.h"
+
+uint64_t delay_target(void)
+{
+    uint64_t target = segment_limit(service.segment, LIMIT_QUEUE_DELAY);
+    if (target != QUEUE_DELAY_WITH_AUTO)
+        return target;
+    return limit_is_auto(segment_limit(service.segment, LIMIT_TOTAL_REQUESTS)) ||
+                   limit_is_auto(service_limit(LIMIT_REQUESTS))
+               ? QUEUE_DELAY_AUTO_NS
+               : LIMIT_OFF;
+}
+
+static uint64_t load(const _Atomic uint64_t *word)
+{
+    return atomic_load_explicit(word, memory_order_relaxed);
+}
+
+bool delay_stands(void)
+{
+    _Atomic uint64_t *standing = &service.segment->request_queue.standing_until_ns;
+    uint64_t until = load(standing);
+    if (until == 0 || until > monotonic_ns())
+        return until != 0;
+    /* It is over: nobody has to ask the clock until the queue stands again. */
+    atomic_compare_exchange_strong(standing, &until, 0);
+    return false;
+}
+
+bool delay_suspects(void)
+{
+    return (load(&service.segment->request_queue.late_from_ns) || delay_stands()) &&
+           delay_target() != LIMIT_OFF;
+}
+
+static struct queue_depth depth_of(void *context)
+{
+    return (struct queue_depth){.waiting = *(const uint32_t *)context, .backlog = UINT32_MAX};
+}
+
+bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others)
+{
+    uint64_t target = delay_target();
+    if (target == LIMIT_OFF)
+        return false;
+    struct queue_client client = {.waited_ns = now > asked_ns ? now - asked_ns : 0};
+    if (client.waited_ns < target && delay_stands())
+        client.closed = tcp_state_of(fd).peer_ended;
+    struct queue_look look = {.depth = depth_of, .context = &others, .tells = false};
+    return queue_delay_sheds(&service.segment->request_queue, client, target, look, now);
+}

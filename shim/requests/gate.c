@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "requests/gate.h"
+
+#include "requests/admit.h"
+#include "requests/answers.h"
+#include "requests/line.h"
+#include "requests/reads.h"
+#include "requests/wakes.h"
+
+static bool admits(int fd, struct flow *flow)
+{
+    struct request *request = request_of(flow);
+    size_t most;
+    if (!request || request_phase(request) == PHASE_STREAM)
+        return true;
+    enum admit admit = admit_input(fd, request, false, &most);
+    return admit == ADMIT_GO || admit == ADMIT_END;
+}
+
+static void turn_begins(int set)
+{
+    (void)set;
+    answers_turn();
+    line_serve();
+    if (line_length())
+        wakes_heard(WAKES_LOOP);
+}
+
+static int64_t next_look_ns(void)
+{
+    int64_t line = line_next_look(), answers = answers_next_look();
+    return line < 0 || (answers >= 0 && answers < line) ? answers : line;
+}
+
+static int wake_fd(void)
+{
+    return line_length() ? wakes_descriptor(WAKES_LOOP) : -1;
+}
+
+const struct input_gate requests_gate = {
+    .admits = admits,
+    .turn_begins = turn_begins,
+    .next_look_ns = next_look_ns,
+    .wake_fd = wake_fd,
+};
+
+void requests_closes(struct flow *flow)
+{
+    struct request *request = request_of(flow);
+    if (request)
+        line_leave(request);
+}
+
+const struct flow_requests requests_calls = {
+    .read = reads_message,
+    .read_unseen = reads_unseen,
+    .writes = answers_writes,
+    .wrote = answers_wrote,
+};

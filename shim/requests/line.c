@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "requests/line.h"
+
+#include "base/spinlock.h"
+#include "base/trace.h"
+#include "output/watches.h"
+#include "requests/delay.h"
+#include "requests/in_flight.h"
+#include "requests/refusals.h"
+#include "requests/wakes.h"
+
+#include <errno.h>
+
+#define MILLISECOND UINT64_C(1000000)
+/* A process that leaves a free place for so long is passed over. */
+#define OVERLOOKED_NS (10 * MILLISECOND)
+#define RING_EVERY_NS (MILLISECOND / 2)
+
+static struct spinlock lock;
+static uint32_t first, last; /* slot + 1 */
+static _Atomic uint32_t length;
+
+/*
+ * A turn, as the segment shows it: the time of arrival in units of 4096 ns above bit 17, in bit 16
+ * whether a thread waits for it in a read, below it the slot. The smallest is the first.
+ */
+#define TURN_TIME_SHIFT 12
+#define TURN_SHIFT 17
+#define TURN_BLOCKED (UINT64_C(1) << 16)
+
+static uint64_t turn_of(const struct request *request)
+{
+    return (request->asked_ns >> TURN_TIME_SHIFT) << TURN_SHIFT |
+           (request->blocked ? TURN_BLOCKED : 0) | request_slot(request);
+}
+
+uint32_t line_length(void)
+{
+    return atomic_load_explicit(&length, memory_order_relaxed);
+}
+
+/* --- the list; the lock is held --- */
+
+static struct request *at(uint32_t place)
+{
+    return place ? &requests[place - 1] : NULL;
+}
+
+static void show_first(void)
+{
+    struct request *request = at(first);
+    atomic_store(&service.segment->turn[service.self], request ? turn_of(request) : 0);
+    atomic_store_explicit(&service_self()->requests_waiting, line_length(), memory_order_relaxed);
+}
+
+static void insert(struct request *request)
+{
+    uint32_t place = request_slot(request) + 1, before = last;
+    while (before && at(before)->asked_ns > request->asked_ns)
+        before = at(before)->before;
+    request->before = before;
+    request->next = before ? at(before)->next : first;
+    if (request->next)
+        at(request->next)->before = place;
+    else
+        last = place;
+    if (before)
+        at(before)->next = place;
+    else
+        first = place;
+    atomic_fetch_add(&length, 1);
+}
+
+static void unlink_request(struct request *request)
+{
+    if (request->before)
+        at(request->before)->next = request->next;
+    else
+        first = request->next;
+    if (request->next)
+        at(request->next)->before = request->before;
+    else
+        last = request->before;
+    request->next = request->before = 0;
+    atomic_fetch_sub(&length, 1);
+}
+
+void line_join(struct request *request, int fd, bool blocked)
+{
+    spinlock_take(&lock);
+    if (request_moves(request, PHASE_REST, PHASE_WAITING)) {
+        request->fd = fd;
+        request->blocked = blocked;
+        insert(request);
+        show_first();
+    }
+    spinlock_give(&lock);
+}
+
+void line_leave(struct request *request)
+{
+    if (request_phase(request) != PHASE_WAITING)
+        return;
+    spinlock_take(&lock);
+    bool was_first = at(first) == request, left = request_moves(request, PHASE_WAITING, PHASE_REST);
+    if (left) {
+        unlink_request(request);
+        show_first();
+    }
+    spinlock_give(&lock);
+    if (left && was_first) /* the next one may be who a free place is waiting for */
+        line_serve();
+}
+
+/* --- whose turn it is --- */
+
+/* The process, other than this one, whose turn comes first; and its turn, 0 when nobody waits. */
+static uint64_t first_elsewhere(uint32_t *process)
+{
+    const struct segment *segment = service.segment;
+    uint32_t used = atomic_load_explicit(&segment->processes_used, memory_order_relaxed);
+    uint64_t least = 0;
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++) {
+        uint64_t turn = atomic_load_explicit(&segment->turn[i], memory_order_relaxed);
+        if (i == service.self || turn == 0 || (least && turn >= least))
+            continue;
+        least = turn;
+        *process = i;
+    }
+    return least;
+}
+
+bool line_stands(void)
+{
+    uint32_t process;
+    return line_length() != 0 || first_elsewhere(&process) != 0;
+}
+
+static void ring(uint32_t process, uint64_t turn)
+{
+    static _Atomic uint64_t rung, rung_ns;
+    uint64_t now = monotonic_ns(), before = atomic_load(&rung_ns);
+    if (atomic_load(&rung) == turn && now - before < RING_EVERY_NS)
+        return;
+    atomic_store(&rung, turn);
+    atomic_store(&rung_ns, now);
+    wakes_ring(process,
+               turn & TURN_BLOCKED ? wakes_bell((uint32_t)turn & (SEGMENT_CONNS - 1)) : WAKES_LOOP);
+}
+
+/* Whether somebody of another process goes first, who arrived before `turn` (0: nobody of ours).
+ * There is room: that one is told, and after a while passed over. */
+static bool others_go_first(uint64_t turn)
+{
+    static _Atomic uint64_t awaited, awaited_since_ns;
+    uint32_t process = 0;
+    uint64_t other = first_elsewhere(&process);
+    if (other == 0 || (turn && other > turn))
+        return false;
+    uint64_t now = monotonic_ns();
+    if (atomic_load(&awaited) != other) {
+        atomic_store(&awaited_since_ns, now);
+        atomic_store(&awaited, other);
+    } else if (now - atomic_load(&awaited_since_ns) > OVERLOOKED_NS) {
+        trace(TRACE_WAIT, "turn-passed-over", TRACE_NO_FD, "process", process, NULL, 0);
+        atomic_compare_exchange_strong(&service.segment->turn[process], &other, 0);
+        return others_go_first(turn);
+    }
+    ring(process, other);
+    return true;
+}
+
+/* --- serving; the lock is held --- */
+
+enum served {
+    SERVED_NOBODY,
+    SERVED_GRANTED, /* a place was given */
+    SERVED_REFUSED, /* it had waited too long, or its client is gone */
+};
+
+/* Whether the first of the line was shed. Nobody closes its descriptor meanwhile: that takes it out
+ * of the line before (line_leave). */
+static bool shed(struct request *request)
+{
+    struct ahead ahead;
+    enum when_full how = (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);
+    if (!delay_sheds(request->fd, request->asked_ns, monotonic_ns(), line_length()))
+        return false;
+    look_ahead(request->fd, request, &ahead);
+    return ahead.there <= 0 ||
+           refuse_ahead(request->fd, request, &ahead, how, REFUSED_LATE) != REFUSAL_NOT;
+}
+
+static enum served serve(struct request *request)
+{
+    show_first(); /* this process may have been passed over */
+    if (shed(request)) {
+        unlink_request(request);
+        request_moves(request, PHASE_WAITING, PHASE_REST);
+        show_first();
+        return SERVED_REFUSED;
+    }
+    if (!in_flight_room() || others_go_first(turn_of(request)) ||
+        !in_flight_take(request_slot(request), false))
+        return SERVED_NOBODY;
+    unlink_request(request);
+    request_moves(request, PHASE_WAITING, PHASE_GRANTED);
+    show_first();
+    return SERVED_GRANTED;
+}
+
+/* --- telling who was served --- */
+
+/* How many of those that sleep at a bell were served, and have not noticed yet. */
+static _Atomic uint32_t served_at[WAKES_BELLS];
+
+static void tell(struct request *request)
+{
+    unsigned bell = wakes_bell(request_slot(request));
+    if (!request->blocked) {
+        watches_release(request_flow(request));
+        return;
+    }
+    atomic_store(&request->served, true);
+    atomic_fetch_add(&served_at[bell], 1);
+    wakes_ring(service.self, bell);
+}
+
+void line_woken(struct request *request)
+{
+    unsigned bell = wakes_bell(request_slot(request));
+    if (!atomic_exchange(&request->served, false)) {
+        /* Others may sleep at the same bell, and not have heard it yet. */
+        if (atomic_load(&served_at[bell]) == 0)
+            wakes_heard(bell);
+        return;
+    }
+    if (atomic_fetch_sub(&served_at[bell], 1) == 1)
+        wakes_heard(bell);
+}
+
+void line_serve(void)
+{
+    int saved = errno;
+    enum served served = SERVED_GRANTED;
+    while (served != SERVED_NOBODY && line_length()) {
+        spinlock_take(&lock);
+        struct request *request = at(first);
+        served = request ? serve(request) : SERVED_NOBODY;
+        spinlock_give(&lock);
+        if (served == SERVED_GRANTED)
+            request_begins(request, monotonic_ns());
+        if (served != SERVED_NOBODY)
+            tell(request);
+    }
+    if (line_length() == 0 && in_flight_room())
+        others_go_first(0);
+    errno = saved;
+}
+
+/* Even if nobody wakes us: places that a process gave back which was killed then. */
+#define LONGEST_NS (50 * (int64_t)MILLISECOND)
+
+int64_t line_next_look(void)
+{
+    if (line_length() == 0)
+        return -1;
+    uint64_t wait = in_flight_rate_wait(), target = delay_target(), now = monotonic_ns();
+    int64_t next = wait && wait < (uint64_t)LONGEST_NS ? (int64_t)wait : LONGEST_NS;
+    spinlock_take(&lock);
+    const struct request *request = at(first);
+    uint64_t asked = request ? request->asked_ns : now;
+    spinlock_give(&lock);
+    if (target == LIMIT_OFF)
+        return next;
+    uint64_t waited = now > asked ? now - asked : 0;
+    int64_t late_in =
+        waited < target ? (int64_t)(target - waited) + (int64_t)MILLISECOND : (int64_t)MILLISECOND;
+    return late_in < next ? late_in : next;
+}
+
+void line_forget_process(uint32_t process)
+{
+    atomic_store(&service.segment->turn[process], 0);
+}
+
+void line_after_fork_in_child(void)
+{
+    spinlock_reset(&lock);
+    first = last = 0;
+    atomic_store(&length, 0);
+}

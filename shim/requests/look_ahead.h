@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A look at the request that waits in a connection's socket, before the program reads it: where it
+ * ends, whether it may wait or be refused, and when it arrived. One system call, or two where the
+ * kernel puts no time on what it received; made only where somebody may have to wait.
+ */
+#ifndef BACKPRESSURE_LOOK_AHEAD_H
+#define BACKPRESSURE_LOOK_AHEAD_H
+
+#include "requests/requests.h"
+
+#include <sys/socket.h>
+#include <sys/types.h>
+
+struct ahead {
+    ssize_t there;  /* bytes that were looked at; 0 at the end of input; -1: none, or an error */
+    bool nothing;   /* no input, and not at its end either */
+    size_t ends_at; /* how many of them are the request's when it ends among them, else 0 */
+    enum request_step step;
+    uint64_t arrived_ns;          /* CLOCK_MONOTONIC; 0 when nobody tells */
+    struct request_stream stream; /* behind the request, or behind all that is there */
+};
+
+/* Looks at what waits in the connection `fd`. errno is kept. */
+void look_ahead(int fd, const struct request *request, struct ahead *ahead);
+
+/* Room for the control message in which recvmsg(2) says when what it read arrived. */
+union arrival_control {
+    char bytes[CMSG_SPACE(sizeof(struct timespec))];
+    struct cmsghdr alignment;
+};
+
+/* Has the kernel put the time on all that it receives for the connection from now on:
+ * SO_TIMESTAMPNS, socket(7). Once a connection. */
+void look_ahead_stamp(int fd, struct request *request);
+
+/* When what `message` brought had arrived: CLOCK_MONOTONIC; 0 when it does not tell. */
+uint64_t look_ahead_arrival(struct msghdr *message);
+
+#endif

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "requests/reads.h"
+
+#include "base/libc.h"
+#include "base/real.h"
+#include "process/signals.h"
+#include "requests/admit.h"
+#include "requests/answers.h"
+#include "requests/delay.h"
+#include "requests/in_flight.h"
+#include "requests/line.h"
+#include "requests/look_ahead.h"
+#include "requests/refusals.h"
+#include "requests/wakes.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+
+#define NEVER UINT64_MAX
+#define VECTOR_MOST 16
+#define SLICE_MS 50
+
+/* --- what was read --- */
+
+/* What a piece of input came to. */
+struct input {
+    unsigned begun;     /* requests whose head became whole in it, and that are to have a place */
+    unsigned uncounted; /* those that are exempt, or wait on purpose */
+    bool leaves;
+};
+
+static void show(struct request_stream *stream, const struct limits *limits, const char *bytes,
+                 size_t length, struct input *input)
+{
+    while (length && !input->leaves) {
+        enum request_step step;
+        bool had_head = !request_between(stream) && stream->flags & REQUEST_HEAD_WHOLE;
+        size_t taken = request_ask(stream, limits, bytes, length, &step);
+        bytes += taken;
+        length -= taken;
+        input->leaves = step == REQUEST_LEAVES;
+        if (had_head || !(stream->flags & REQUEST_HEAD_WHOLE) || stream->flags & REQUEST_SILENT)
+            continue;
+        if (stream->flags & (REQUEST_EXEMPT | REQUEST_WAITS))
+            input->uncounted++;
+        else
+            input->begun++;
+    }
+}
+
+static struct input show_all(struct request *request, const struct msghdr *message, size_t length)
+{
+    struct input input = {.begun = 0};
+    struct limits limits;
+    segment_read_limits(service.segment, &limits);
+    for (size_t i = 0; length; i++) {
+        const struct iovec *part = &message->msg_iov[i];
+        size_t bytes = part->iov_len < length ? part->iov_len : length;
+        show(&request->stream, &limits, part->iov_base, bytes, &input);
+        length -= bytes;
+    }
+    return input;
+}
+
+/* Where requests begin was not known, since nobody saw what came before. What follows an answer,
+ * and is whole requests of a protocol that is recognised, tells. */
+static void find_middle(struct request *request, const struct msghdr *message, size_t length)
+{
+    struct request tried = {.phase = PHASE_REST};
+    if (!request->spoken)
+        return;
+    struct input input = show_all(&tried, message, length);
+    if (input.leaves || input.begun == 0 || !request_between(&tried.stream))
+        return;
+    request->stream = tried.stream;
+    request->middle = false;
+}
+
+/* --- waiting in a read that blocks --- */
+
+struct patience {
+    uint64_t deadline_ns; /* NEVER without SO_RCVTIMEO */
+    struct held_signals held;
+};
+
+static void begin_waiting(struct patience *patience, int fd)
+{
+    struct timeval timeout = {0};
+    socklen_t length = sizeof timeout;
+    patience->deadline_ns = NEVER;
+    patience->held.held = false;
+    if (kernel_call(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, &length) == 0 &&
+        (timeout.tv_sec || timeout.tv_usec))
+        patience->deadline_ns = monotonic_ns() + (uint64_t)timeout.tv_sec * 1000000000 +
+                                (uint64_t)timeout.tv_usec * 1000;
+}
+
+struct waiter {
+    struct request *request;
+    struct patience *patience;
+};
+
+static void leave_at_cancellation(void *argument)
+{
+    const struct waiter *waiter = argument;
+    line_leave(waiter->request);
+    signals_let_in(&waiter->patience->held);
+}
+
+/* One slice of a wait for `fd`; -1: for its time. socket(7): a wait with a time-out is not
+ * restarted. */
+static enum wait_result wait_slice(struct request *request, struct patience *patience, int fd,
+                                   int most_ms)
+{
+    struct libc_cleanup cleanup;
+    struct waiter waiter = {request, patience};
+    uint64_t now = monotonic_ns();
+    if (now >= patience->deadline_ns)
+        return WAIT_TIMED_OUT;
+    uint64_t left_ms = (patience->deadline_ns - now + 999999) / 1000000;
+    int timeout = left_ms < (uint64_t)most_ms ? (int)left_ms : most_ms;
+    libc_cleanup_push(&cleanup, leave_at_cancellation, &waiter);
+    enum wait_result result =
+        signals_poll(&patience->held, fd, POLLIN, timeout, patience->deadline_ns == NEVER);
+    libc_cleanup_pop(&cleanup, false);
+    return result;
+}
+
+static int slice_ms(void)
+{
+    int64_t next = line_next_look();
+    return next < 0 || next > SLICE_MS * INT64_C(1000000) ? SLICE_MS : (int)(next / 1000000) + 1;
+}
+
+/* In line, until its turn has come or it was refused. False with errno set when the read must end.
+ * Input that was read already (`in_hand`) is not given up for a signal: the kernel would have
+ * returned it. */
+static bool wait_for_turn(struct request *request, struct patience *patience, bool in_hand)
+{
+    unsigned bell = wakes_bell(request_slot(request));
+    while (request_phase(request) == PHASE_WAITING && service_active()) {
+        enum wait_result result = wait_slice(request, patience, wakes_descriptor(bell), slice_ms());
+        if (request_phase(request) != PHASE_WAITING)
+            break;
+        if (result == WAIT_READY)
+            line_woken(request);
+        line_serve();
+        bool over = result == WAIT_TIMED_OUT && monotonic_ns() >= patience->deadline_ns;
+        if (in_hand || !(over || result == WAIT_INTERRUPTED || result == WAIT_FAILED))
+            continue;
+        line_leave(request);
+        line_woken(request);
+        if (request_phase(request) != PHASE_REST) /* its turn came just now */
+            return true;
+        errno = result == WAIT_INTERRUPTED ? EINTR : over ? EAGAIN : errno;
+        return false;
+    }
+    line_woken(request);
+    return true;
+}
+
+/* Until there is input that may be read. ADMIT_WAIT with errno set: the read must end. */
+static enum admit wait_for_input(int fd, struct request *request, struct patience *patience,
+                                 size_t *most)
+{
+    for (;;) {
+        enum request_phase phase = request_phase(request);
+        if (phase != PHASE_REST || request->middle || !admit_carefully(request))
+            return request->refused_for_good ? ADMIT_END : ADMIT_GO;
+        enum wait_result result = wait_slice(request, patience, fd, SLICE_MS);
+        if (result == WAIT_INTERRUPTED || result == WAIT_FAILED) {
+            errno = result == WAIT_INTERRUPTED ? EINTR : errno;
+            return ADMIT_WAIT;
+        }
+        if (result == WAIT_TIMED_OUT && monotonic_ns() >= patience->deadline_ns) {
+            errno = EAGAIN;
+            return ADMIT_WAIT;
+        }
+        if (result == WAIT_TIMED_OUT)
+            continue;
+        enum admit admit = admit_input(fd, request, true, most);
+        if (admit == ADMIT_GO || admit == ADMIT_END)
+            return admit;
+        if (admit == ADMIT_WAIT && !wait_for_turn(request, patience, false))
+            return ADMIT_WAIT;
+    }
+}
+
+static enum admit admit_blocking(int fd, struct request *request, size_t *most)
+{
+    struct patience patience;
+    *most = SIZE_MAX;
+    if (request->refused_for_good)
+        return ADMIT_END;
+    if (request_phase(request) != PHASE_REST || !admit_carefully(request))
+        return ADMIT_GO;
+    begin_waiting(&patience, fd);
+    enum admit admit = wait_for_input(fd, request, &patience, most);
+    signals_let_in(&patience.held);
+    return admit;
+}
+
+/* --- after a read --- */
+
+/* It is in the program's hands, or as good as that. */
+static void inside(struct request *request, uint64_t now)
+{
+    service_count(COUNTER_REQUESTS_BEGUN, 1);
+    if (request->asked_ns && request->asked_ns < now)
+        histogram_add(&service.segment->request_wait, now - request->asked_ns);
+}
+
+/* Whether what was read, and is a whole request, is better refused than given to the program. */
+static bool refused_in_hand(int fd, struct request *request, const struct input *input,
+                            enum refusal_reason reason)
+{
+    if (input->begun != 1 || input->uncounted || !request_between(&request->stream) ||
+        request->stream.flags & SESSION_TRANSACTION)
+        return false;
+    if (refuse_in_hand(fd, request, reason) == REFUSAL_NOT)
+        return false;
+    request_lets_go(request, PHASE_GRANTED, PHASE_REST);
+    return true;
+}
+
+/* A thread that blocks has read a request without having a place for it. Whether it may go on with
+ * it. */
+static bool place_in_hand(int fd, struct request *request, const struct input *input)
+{
+    struct patience patience = {.deadline_ns = NEVER};
+    bool above = request->stream.flags & SESSION_TRANSACTION;
+    if (!above && !line_stands() && in_flight_take(request_slot(request), false)) {
+        request_moves(request, PHASE_REST, PHASE_GRANTED);
+    } else if (above) {
+        in_flight_take(request_slot(request), true);
+        request_moves(request, PHASE_REST, PHASE_GRANTED);
+    } else {
+        bool holds = segment_limit(service.segment, LIMIT_WHEN_FULL) == WHEN_FULL_HOLD;
+        if (!holds && in_flight_full_for_certain() &&
+            refused_in_hand(fd, request, input, REFUSED_FULL))
+            return false;
+        service_count(COUNTER_REQUESTS_HELD, 1);
+        line_join(request, fd, true);
+        line_serve();
+        patience.held.held = false;
+        wait_for_turn(request, &patience, true);
+        signals_let_in(&patience.held);
+    }
+    if (request_phase(request) == PHASE_GRANTED)
+        request_begins(request, monotonic_ns());
+    return true;
+}
+
+/* Takes note of what was read. False when it was refused, and the program is to know nothing of it.
+ */
+static bool took(int fd, struct request *request, const struct msghdr *message, size_t length,
+                 uint64_t arrived_ns, bool blocking)
+{
+    uint64_t now = monotonic_ns();
+    atomic_fetch_add_explicit(&request->reads, 1, memory_order_relaxed);
+    if (request->middle) {
+        find_middle(request, message, length);
+        request_lets_go(request, PHASE_GRANTED, PHASE_REST);
+        return true;
+    }
+    struct input input = show_all(request, message, length);
+    if (input.leaves) {
+        request_becomes_stream(request);
+        return true;
+    }
+    if (input.begun + input.uncounted > 1)
+        request->pipelines = true;
+    if (input.begun == 0) {
+        request_lets_go(request, PHASE_GRANTED, input.uncounted ? PHASE_UNCOUNTED : PHASE_REST);
+        if (input.uncounted)
+            request_moves(request, PHASE_REST, PHASE_UNCOUNTED);
+        return true;
+    }
+    request_moves(request, PHASE_KEPT, PHASE_GRANTED);
+    if (request_phase(request) == PHASE_REST || !request->judged) {
+        request->asked_ns = arrived_ns ? arrived_ns : request->asked_ns;
+        uint64_t asked = request->asked_ns ? request->asked_ns : now;
+        if (!request->judged && delay_sheds(fd, asked, now, line_length()) &&
+            refused_in_hand(fd, request, &input, REFUSED_LATE))
+            return false;
+        request->judged = true;
+    }
+    if (request_phase(request) == PHASE_REST && blocking && !place_in_hand(fd, request, &input))
+        return false;
+    if (request_phase(request) == PHASE_REST && in_flight_take(request_slot(request), true)) {
+        request_moves(request, PHASE_REST, PHASE_GRANTED);
+        request_begins(request, now);
+    }
+    if (request_moves(request, PHASE_GRANTED, PHASE_INSIDE))
+        inside(request, now);
+    return true;
+}
+
+/* --- the read itself --- */
+
+/* The program did not ask for the time of arrival: it is taken out of the control data again. */
+static void hide_arrival(struct msghdr *message)
+{
+    size_t length = libc_message_length(message->msg_controllen),
+           whole = CMSG_SPACE(sizeof(struct timespec));
+    struct cmsghdr *part = length >= whole ? CMSG_FIRSTHDR(message) : NULL;
+    if (!part || part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_TIMESTAMPNS)
+        return;
+    memmove(part, (char *)part + whole, length - whole);
+    message->msg_controllen = length - whole;
+}
+
+/* Not about the stream's bytes, or not asked of a connection whose requests count. */
+static ssize_t pass(int fd, const struct request *request, struct msghdr *message, int flags)
+{
+    ssize_t result = REAL(recvmsg)(fd, message, flags);
+    if (result >= 0 && request && request->stamped && message->msg_control)
+        hide_arrival(message);
+    return result;
+}
+
+/* The message, cut to `most` bytes, in `parts` of the caller's. */
+static struct msghdr cut(const struct msghdr *message, size_t most, struct iovec *parts)
+{
+    struct msghdr shorter = *message;
+    size_t count = libc_message_length(message->msg_iovlen), i = 0;
+    if (most == SIZE_MAX)
+        return shorter;
+    for (; i < count && i < VECTOR_MOST && most; i++) {
+        parts[i] = message->msg_iov[i];
+        parts[i].iov_len = parts[i].iov_len < most ? parts[i].iov_len : most;
+        most -= parts[i].iov_len;
+    }
+    shorter.msg_iov = parts;
+    shorter.msg_iovlen = i;
+    return shorter;
+}
+
+static ssize_t receive(int fd, const struct request *request, struct msghdr *message, int flags,
+                       size_t most, uint64_t *arrived_ns)
+{
+    union arrival_control control;
+    struct iovec parts[VECTOR_MOST];
+    struct msghdr shorter = cut(message, most, parts);
+    bool own = !message->msg_control && request->stamped;
+    *arrived_ns = 0;
+    if (own) {
+        shorter.msg_control = control.bytes;
+        shorter.msg_controllen = sizeof control.bytes;
+    }
+    ssize_t result = REAL(recvmsg)(fd, &shorter, flags);
+    if (result >= 0)
+        *arrived_ns = look_ahead_arrival(&shorter);
+    message->msg_flags = shorter.msg_flags & ~(own ? MSG_CTRUNC : 0);
+    message->msg_namelen = shorter.msg_namelen;
+    if (own)
+        return result;
+    message->msg_controllen = shorter.msg_controllen;
+    if (result >= 0 && request->stamped && message->msg_control)
+        hide_arrival(message);
+    return result;
+}
+
+ssize_t reads_message(int fd, struct flow *flow, struct msghdr *message, int flags)
+{
+    struct request *request = request_of(flow);
+    if (!request || request_phase(request) == PHASE_STREAM || flags & (MSG_OOB | MSG_ERRQUEUE))
+        return pass(fd, request, message, flags);
+    bool blocking = !(flags & MSG_DONTWAIT) && !(flow_signs(flow) & FLOW_NONBLOCKING);
+    answers_end(request);
+    for (;;) {
+        size_t most;
+        uint64_t arrived_ns;
+        enum admit admit =
+            blocking ? admit_blocking(fd, request, &most) : admit_input(fd, request, false, &most);
+        if (admit == ADMIT_END && request->refused_for_good)
+            return 0;
+        if (!blocking && (admit == ADMIT_WAIT || admit == ADMIT_AGAIN))
+            errno = EAGAIN;
+        if (admit == ADMIT_WAIT || (!blocking && admit == ADMIT_AGAIN))
+            return -1;
+        ssize_t result = receive(fd, request, message, flags, most, &arrived_ns);
+        if (result <= 0)
+            request_lets_go(request, PHASE_GRANTED, PHASE_REST);
+        if (result <= 0 || flags & MSG_PEEK)
+            return result;
+        if (took(fd, request, message, (size_t)result, arrived_ns, blocking))
+            return result;
+    }
+}
+
+void reads_unseen(struct flow *flow)
+{
+    struct request *request = request_of(flow);
+    if (request)
+        request_becomes_stream(request);
+}

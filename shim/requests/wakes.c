@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "requests/wakes.h"
+
+#include "base/real.h"
+#include "base/sandbox.h"
+#include "process/descriptors.h"
+#include "process/service.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+
+#define NONE 0 /* a descriptor is kept plus one */
+#define FAILED (-1)
+static _Atomic int bells[WAKES_BELLS];
+
+/* The name of a process's bell; its length as bind(2) wants it. */
+static socklen_t name_of(uint32_t process, unsigned bell, struct sockaddr_un *name)
+{
+    const struct segment_process *entry = &service.segment->process[process];
+    uint64_t identity = atomic_load_explicit(&entry->identity, memory_order_relaxed);
+    memset(name, 0, sizeof *name);
+    name->sun_family = AF_UNIX;
+    int length = snprintf(
+        name->sun_path + 1, sizeof name->sun_path - 1, "backpressure-%u-%u-%llx-%u", process,
+        process_pid(identity),
+        (unsigned long long)atomic_load_explicit(&entry->started, memory_order_relaxed), bell);
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+}
+
+static int open_bell(unsigned bell)
+{
+    struct sockaddr_un name;
+    if (!sandbox_permits(SYS_socket) || !sandbox_permits(SYS_bind))
+        return -1;
+    int fd = (int)kernel_call(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -1;
+    socklen_t length = name_of(service.self, bell, &name);
+    if (kernel_call(SYS_bind, fd, &name, length) < 0) {
+        kernel_call(SYS_close, fd);
+        return -1;
+    }
+    fd = descriptor_move_high(fd);
+    descriptor_put(fd, descriptor_make(DESCRIPTOR_OWN, bell, 0));
+    return fd;
+}
+
+int wakes_descriptor(unsigned bell)
+{
+    int kept = atomic_load_explicit(&bells[bell], memory_order_relaxed);
+    if (kept != NONE)
+        return kept == FAILED ? -1 : kept - 1;
+    if (!service_active())
+        return -1;
+    int saved = errno, fd = open_bell(bell), none = NONE;
+    if (!atomic_compare_exchange_strong(&bells[bell], &none, fd < 0 ? FAILED : fd + 1) && fd >= 0)
+        descriptor_close_own(fd);
+    errno = saved;
+    kept = atomic_load(&bells[bell]);
+    return kept == FAILED || kept == NONE ? -1 : kept - 1;
+}
+
+void wakes_heard(unsigned bell)
+{
+    char nothing[8];
+    int fd = wakes_descriptor(bell), saved = errno;
+    while (fd >= 0 &&
+           kernel_call(SYS_recvfrom, fd, nothing, sizeof nothing, MSG_DONTWAIT, NULL, NULL) >= 0)
+        ;
+    errno = saved;
+}
+
+void wakes_ring(uint32_t process, unsigned bell)
+{
+    struct sockaddr_un name;
+    int from = wakes_descriptor(WAKES_LOOP), saved = errno;
+    if (from < 0 || process >= SEGMENT_PROCESSES)
+        return;
+    socklen_t length = name_of(process, bell, &name);
+    kernel_call(SYS_sendto, from, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, &name, length);
+    errno = saved;
+}
+
+void wakes_forget(int fd)
+{
+    for (unsigned i = 0; i < WAKES_BELLS; i++) {
+        int kept = fd + 1;
+        atomic_compare_exchange_strong(&bells[i], &kept, NONE);
+    }
+}
+
+void wakes_after_fork_in_child(void)
+{
+    for (unsigned i = 0; i < WAKES_BELLS; i++) {
+        int kept = atomic_exchange(&bells[i], NONE);
+        if (kept > 0)
+            descriptor_close_own(kept - 1);
+    }
+}
