@@ -46,7 +46,7 @@ say = $(if $(V),,@echo "  $(1) $@")
 
 SHIM_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard shim/*/*.c))
 # The rooms of the shim that others share: the grammar, the segment, and how to ask the kernel.
-SHARED_ROOMS := limits/limits limits/grammar limits/grammar_read limits/grammar_write segment/segment base/histogram base/sockdiag base/proc fd/gate base/real base/sandbox base/libc base/lookup base/clock segment/growth process/liveness segment/finding process/joining
+SHARED_ROOMS := limits/limits limits/exempt_path limits/grammar limits/grammar_read limits/grammar_write segment/segment base/histogram base/sockdiag base/proc fd/gate base/real base/sandbox base/libc base/lookup base/clock segment/growth process/liveness segment/finding process/joining
 SHARED := $(patsubst %,$(BUILD)/shim/%.o,$(SHARED_ROOMS))
 # Recognising what a client speaks, and refusing it in that.
 DIALECT_ROOMS := base/chance $(patsubst shim/%.c,%,$(wildcard shim/dialects/*.c))
@@ -139,7 +139,7 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 
 # --- tests ---
 
-UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies sandbox locks libc)
+UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies sandbox locks libc request_http)
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
 	$(BUILD)/tests/test_messages $(BUILD)/tests/test_pointers $(BUILD)/tests/test_stress
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \

@@ -129,7 +129,7 @@ stress() {
 
 units() {
     local failed=0
-    for test in limits limit_rows segment busy policies sandbox locks libc; do
+    for test in limits limit_rows segment busy policies sandbox locks libc request_http; do
         bounded "${TESTS:-$BUILD/tests}"/test_$test || failed=1
     done
     return $failed

@@ -2,7 +2,7 @@
 /*
  * HTTP/1.x: 503 with Retry-After.
  */
-#include "dialects/dialect.h"
+#include "dialects/http1.h"
 
 #include "base/chance.h"
 
@@ -35,24 +35,33 @@ static uint32_t draw_retry_after(uint64_t limit)
     return least + (uint32_t)chance_up_to(most >= least ? most - least : 0);
 }
 
-/* RFC 9110, 15.6.4 and 10.2.3. */
-static size_t refuse(const struct busy_answer *answer)
+size_t http1_unavailable(const struct limits *limits, const char *connection, bool body, char *out,
+                         size_t size)
 {
-    static const char body[] = "503 Service Unavailable: the server is busy, try again later.\n";
+    static const char text[] = "503 Service Unavailable: the server is busy, try again later.\n";
     char retry_after[40] = "";
-    uint64_t range = answer->limits->value[LIMIT_RETRY_AFTER];
+    uint64_t range = limits->value[LIMIT_RETRY_AFTER];
     if (range != LIMIT_OFF)
         snprintf(retry_after, sizeof retry_after, "Retry-After: %u\r\n", draw_retry_after(range));
-    int length = snprintf(answer->out, answer->size,
-                          "HTTP/1.1 503 Service Unavailable\r\n"
-                          "%s"
-                          "Connection: close\r\n"
-                          "Content-Type: text/plain\r\n"
-                          "Content-Length: %zu\r\n"
-                          "\r\n%s",
-                          retry_after, sizeof body - 1, body);
-    return length > 0 && (size_t)length < answer->size ? (size_t)length : 0;
+    int length =
+        snprintf(out, size,
+                 "HTTP/1.1 503 Service Unavailable\r\n"
+                 "%s%s%s%s"
+                 "Content-Type: text/plain\r\n"
+                 "Content-Length: %zu\r\n"
+                 "\r\n%s",
+                 retry_after, connection ? "Connection: " : "", connection ? connection : "",
+                 connection ? "\r\n" : "", sizeof text - 1, body ? text : "");
+    return length > 0 && (size_t)length < size ? (size_t)length : 0;
 }
 
-const struct dialect dialect_http1 = {
-    .recognise = recognise, .refuse = refuse, .has_all = has_all, .variant = &dialect_http2};
+static size_t refuse(const struct busy_answer *answer)
+{
+    return http1_unavailable(answer->limits, "close", true, answer->out, answer->size);
+}
+
+const struct dialect dialect_http1 = {.recognise = recognise,
+                                      .refuse = refuse,
+                                      .has_all = has_all,
+                                      .variant = &dialect_http2,
+                                      .requests = &http1_requests};

@@ -72,14 +72,4 @@ bool limits_name_valid(const char *name);
 /* Whether the IPv6 or IPv4-mapped `address` lies in one of the exempt networks. */
 bool limits_exempt(const struct limits *limits, const uint8_t address[16]);
 
-/*
- * Whether a request for `path`, `length` bytes of an HTTP request target in origin-form (RFC 9112
- * 3.2.1), is one of those that `exempt-request` names. A prefix stands for itself and for what lies
- * below it: /healthz for /healthz/x and /healthz?x, too, and not for /healthzz; one that ends with
- * '/' for all that begins with it. Nothing is decoded; a path with `..` in it, plain or encoded, or
- * with a backslash is none, since the program may take it for one that lies elsewhere. Pure, and
- * safe for whatever `limits` and `path` hold.
- */
-bool limits_exempt_request(const struct limits *limits, const char *path, size_t length);
-
 #endif
