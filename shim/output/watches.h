@@ -44,6 +44,8 @@ struct input_gate {
      * the client itself. In poll and select also asked again on each turn while it waits.
      */
     bool (*admits)(int fd, struct flow *flow);
+    /* The program watches the connection for input from now on, by epoll_ctl. */
+    void (*asks)(struct flow *flow);
     /* A wait of this thread begins or goes round: in the epoll set `set`, or in poll or select
      * (-1). Empties wake_fd. */
     void (*turn_begins)(int set);

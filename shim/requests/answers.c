@@ -15,10 +15,13 @@
 #define KEPT_NS (20 * MILLISECOND)
 #define LOOK_NS (20 * MILLISECOND)
 
-/* Those that were answered, or keep their place: a stack of slots + 1. */
+/* A place that was given and not used: the program was told of input, and does not read it. */
+#define GRANTED_NS (500 * MILLISECOND)
+
+/* Those that were given a place, or answered, or keep their place: a stack of slots + 1. */
 static _Atomic uint32_t answered;
 
-static void list(struct request *request)
+void answers_list(struct request *request)
 {
     uint32_t place = request_slot(request) + 1, before = atomic_load(&answered);
     if (atomic_exchange(&request->listed, true))
@@ -45,7 +48,7 @@ static void keep_or_end(struct request *request, uint64_t now)
     }
     atomic_store(&request->answered_ns, now);
     if (request_moves(request, PHASE_ANSWERED, PHASE_KEPT))
-        list(request);
+        answers_list(request);
 }
 
 void answers_end(struct request *request)
@@ -62,12 +65,15 @@ static bool stays(struct request *request, uint64_t now)
 {
     answers_end(request);
     enum request_phase phase = request_phase(request);
-    if (phase != PHASE_KEPT)
-        return phase == PHASE_ANSWERED;
-    if (now - atomic_load_explicit(&request->answered_ns, memory_order_relaxed) < KEPT_NS)
-        return true;
-    request_lets_go(request, PHASE_KEPT, PHASE_REST);
-    return false;
+    if (phase == PHASE_KEPT || phase == PHASE_GRANTED) {
+        bool kept = phase == PHASE_KEPT;
+        uint64_t since = atomic_load_explicit(kept ? &request->answered_ns : &request->began_ns,
+                                              memory_order_relaxed);
+        if (now - since >= (kept ? KEPT_NS : GRANTED_NS))
+            request_lets_go(request, phase, PHASE_REST);
+    }
+    phase = request_phase(request);
+    return phase == PHASE_ANSWERED || phase == PHASE_KEPT || phase == PHASE_GRANTED;
 }
 
 void answers_turn(void)
@@ -81,7 +87,7 @@ void answers_turn(void)
         place = request->answered_next;
         atomic_store(&request->listed, false);
         if (stays(request, now))
-            list(request);
+            answers_list(request);
     }
 }
 
@@ -127,7 +133,7 @@ static void begun(struct request *request)
     atomic_store(&request->answered_ns, now);
     if (!request_moves(request, PHASE_INSIDE, PHASE_ANSWERED))
         return;
-    list(request);
+    answers_list(request);
     histogram_add(&service.segment->response, response);
     if (in_flight_answered(response))
         line_serve();

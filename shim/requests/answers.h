@@ -25,6 +25,9 @@ void answers_writes(struct flow *flow);
 void answers_wrote(struct flow *flow, const struct iovec *vector, size_t skip, size_t bytes,
                    size_t rest);
 
+/* It has, or keeps, a place that has to be looked after on each turn of a wait. */
+void answers_list(struct request *request);
+
 /* The program asks for input of this connection: its request ends, if it was answered. */
 void answers_end(struct request *request);
 

@@ -17,6 +17,13 @@ static bool admits(int fd, struct flow *flow)
     return admit == ADMIT_GO || admit == ADMIT_END;
 }
 
+static void asks(struct flow *flow)
+{
+    struct request *request = request_of(flow);
+    if (request)
+        answers_end(request);
+}
+
 static void turn_begins(int set)
 {
     (void)set;
@@ -39,6 +46,7 @@ static int wake_fd(void)
 
 const struct input_gate requests_gate = {
     .admits = admits,
+    .asks = asks,
     .turn_begins = turn_begins,
     .next_look_ns = next_look_ns,
     .wake_fd = wake_fd,

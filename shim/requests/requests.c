@@ -31,6 +31,7 @@ void request_lets_go(struct request *request, enum request_phase from, enum requ
 void request_begins(struct request *request, uint64_t now)
 {
     atomic_store_explicit(&request->began_ns, now, memory_order_relaxed);
+    answers_list(request);
 }
 
 void request_becomes_stream(struct request *request)

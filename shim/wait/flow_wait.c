@@ -5,6 +5,7 @@
 #include "output/metering.h"
 #include "output/pausing.h"
 #include "output/stalls.h"
+#include "output/watches.h"
 #include "wait/flow_events.h"
 #include "wait/slices.h"
 
@@ -36,7 +37,12 @@ int flow_wait(const struct epoll_call *call, int64_t timeout_ns)
     int ready;
     for (;;) {
         flows_attend();
+        const struct input_gate *gate = watches_gate_in_force();
+        if (gate)
+            gate->turn_begins(call->set);
         int64_t left = slices_left(&slices), slice = shorter(left, credit_slice());
+        if (gate)
+            slice = shorter(slice, gate->next_look_ns());
         if (slice != left)
             signals_hold(&slices.held);
         slice = shorter(slice, stalls_slice());
