@@ -148,6 +148,7 @@ SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/te
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
 TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
+	$(BUILD)/tests/figures \
 	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/keptloop $(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so \
 	$(BUILD)/tests/lacking.so \
 	$(BUILD)/tests/calls $(BUILD)/tests/asker $(BUILD)/tests/syscalls
@@ -175,6 +176,10 @@ $(SERVERS): $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o $(HARNESS)
 $(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed: $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -pthread
+
+$(BUILD)/tests/figures: $(BUILD)/tests/servers/figures.o $(SHARED)
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^
 
 $(BUILD)/tests/bench_hold: $(BUILD)/tests/bench/hold.o $(HARNESS)
 	$(call say,LD)
@@ -302,7 +307,7 @@ install: needed
 	install -m 755 $(BUILD)/bpctl $(DESTDIR)$(BINDIR)/bpctl
 	install -m 644 $(BUILD)/libbackpressure.so $(DESTDIR)$(LIBDIR)/libbackpressure.so
 	install -m 644 tools/man/bpctl.1 $(DESTDIR)$(MANDIR)/man1/
-	install -m 644 tools/man/backpressure.7 $(DESTDIR)$(MANDIR)/man7/
+	install -m 644 tools/man/backpressure.7 tools/man/backpressure-metrics.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 tools/man/libbackpressure.so.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 tools/completion/bpctl.bash $(DESTDIR)$(BASHDIR)/bpctl
 	install -m 644 tools/completion/_bpctl $(DESTDIR)$(ZSHDIR)/_bpctl
@@ -319,6 +324,7 @@ INSTALLED_UNITS = $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(wildcard tools/sy
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/bpctl $(DESTDIR)$(LIBDIR)/libbackpressure.so \
 		$(DESTDIR)$(MANDIR)/man1/bpctl.1 $(DESTDIR)$(MANDIR)/man7/backpressure.7 \
+		$(DESTDIR)$(MANDIR)/man7/backpressure-metrics.7 \
 		$(DESTDIR)$(MANDIR)/man8/libbackpressure.so.8 $(DESTDIR)$(BASHDIR)/bpctl \
 		$(DESTDIR)$(ZSHDIR)/_bpctl $(INSTALLED_UNITS)
 	rm -rf $(DESTDIR)$(DOCDIR)

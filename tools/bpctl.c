@@ -105,12 +105,28 @@ int bad_option(char **argv)
                     command ? command->usage : "");
 }
 
+static void list_events(void)
+{
+#define EVENT(id, name, text) {name, text},
+    static const struct {
+        const char *name, *text;
+    } events[] = {
+#include "../shim/segment/events.def"
+    };
+#undef EVENT
+    putchar('\n');
+    for (size_t i = 0; i < sizeof events / sizeof *events; i++)
+        printf("%-17s %s\n", events[i].name, events[i].text);
+}
+
 int help_of(const char *name)
 {
     const struct command *command = find(name);
     if (command)
         printf("usage: bpctl %s %s\n\n%s\n\nExample: %s\n", name, command->usage, command->purpose,
                command->example);
+    if (command && strcmp(name, "events") == 0)
+        list_events();
     return EXIT_DONE;
 }
 

@@ -11,7 +11,7 @@
 #define LOOK_AGAIN_NS 50000000
 #define PATIENCE_NS UINT64_C(500000000)
 
-#define EVENT(id, name) [EVENT_##id] = name,
+#define EVENT(id, name, text) [EVENT_##id] = name,
 static const char *const kind_names[EVENT_KINDS] = {
 #include "../shim/segment/events.def"
 };
@@ -59,7 +59,7 @@ static void print(const struct event *event, const char *kind, bool as_json)
     char when[64];
     print_time(event->time_ns, when, sizeof when);
     if (!as_json) {
-        printf("%s  %-12s", when, kind);
+        printf("%s  %-17s", when, kind);
         if (event->pid)
             printf("  pid %u", event->pid);
         if (event->amount)

@@ -117,19 +117,51 @@ static void put_total(const struct page *page, const struct family *family,
         (double)service->view->totals[family->what]);
 }
 
-static void put_shed(const struct page *page, const struct family *family,
-                     const struct service *service)
+struct shed_way {
+    const char *how;
+    enum counter counter;
+};
+
+static void put_ways(const struct page *page, const struct family *family,
+                     const struct service *service, const struct shed_way *ways, size_t count)
 {
-    static const struct {
-        const char *how;
-        enum counter counter;
-    } ways[] = {
-        {"busy", COUNTER_SHED_BUSY}, {"reset", COUNTER_SHED_RESET}, {"late", COUNTER_SHED_LATE}};
-    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+    for (size_t i = 0; i < count; i++) {
         begin(page, family, "_total", service);
         put_label(page, "how", ways[i].how);
         end(page, (double)service->view->totals[ways[i].counter]);
     }
+}
+
+static void put_shed(const struct page *page, const struct family *family,
+                     const struct service *service)
+{
+    static const struct shed_way ways[] = {
+        {"busy", COUNTER_SHED_BUSY}, {"reset", COUNTER_SHED_RESET}, {"late", COUNTER_SHED_LATE}};
+    put_ways(page, family, service, ways, sizeof ways / sizeof *ways);
+}
+
+static void put_requests_shed(const struct page *page, const struct family *family,
+                              const struct service *service)
+{
+    static const struct shed_way ways[] = {{"busy", COUNTER_REQUESTS_SHED_BUSY},
+                                           {"reset", COUNTER_REQUESTS_SHED_RESET},
+                                           {"late", COUNTER_REQUESTS_SHED_LATE}};
+    put_ways(page, family, service, ways, sizeof ways / sizeof *ways);
+}
+
+enum { IN_FLIGHT, WAITING, STREAMS };
+
+static uint64_t figure_of(const struct requests_view *requests, unsigned what)
+{
+    return what == IN_FLIGHT ? requests->in_flight
+           : what == WAITING ? requests->waiting
+                             : requests->streams;
+}
+
+static void put_requests(const struct page *page, const struct family *family,
+                         const struct service *service)
+{
+    put(page, family, "", service, (double)figure_of(&service->view->requests, family->what));
 }
 
 static void put_limits(const struct page *page, const struct family *family,
@@ -142,13 +174,13 @@ static void put_limits(const struct page *page, const struct family *family,
             limit == QUEUE_DELAY_WITH_AUTO)
             continue;
         double value = (double)limit;
-        if (limit_is_auto(limit) && key == LIMIT_CONNS)
+        if (limit_is_auto(limit) && limits_key_per_process(key))
             continue; /* each process finds its own: below */
-        if (limit_is_auto(limit) && key == LIMIT_TOTAL_CONNS)
-            value = (double)view->found.ceiling;
+        if (limit_is_auto(limit))
+            value = (double)(key == LIMIT_TOTAL_CONNS ? view->found : view->requests.found).ceiling;
         else if (family->what == LIMIT_UNIT_SECONDS)
             value /= 1e9;
-        else if (family->what == LIMIT_UNIT_RATE)
+        else if (family->what == LIMIT_UNIT_RATE || family->what == LIMIT_UNIT_REQUEST_RATE)
             value = (double)(limit >> 32);
         begin(page, family, "", service);
         put_label(page, "limit", limits_key_name(key));
@@ -184,17 +216,31 @@ static void put_process_buffer(const struct page *page, const struct family *fam
     }
 }
 
-static void put_process_ceiling(const struct page *page, const struct family *family,
-                                const struct service *service)
+static void put_process_requests(const struct page *page, const struct family *family,
+                                 const struct service *service)
 {
     for (unsigned i = 0; i < service->view->processes; i++) {
         const struct process_view *process = &service->view->process[i];
-        uint64_t limit = limit_of_process(service->view, process, LIMIT_CONNS);
+        begin(page, family, "", service);
+        label_process(page, process);
+        end(page, (double)figure_of(&process->requests, family->what));
+    }
+}
+
+static void put_process_ceiling(const struct page *page, const struct family *family,
+                                const struct service *service)
+{
+    enum limit_key key = (enum limit_key)family->what;
+    for (unsigned i = 0; i < service->view->processes; i++) {
+        const struct process_view *process = &service->view->process[i];
+        const struct found_view *found =
+            key == LIMIT_CONNS ? &process->found : &process->requests.found;
+        uint64_t limit = limit_of_process(service->view, process, key);
         if (limit == LIMIT_OFF)
             continue;
         begin(page, family, "", service);
         label_process(page, process);
-        end(page, (double)(limit_is_auto(limit) ? process->found.ceiling : limit));
+        end(page, (double)(limit_is_auto(limit) ? found->ceiling : limit));
     }
 }
 
@@ -209,11 +255,18 @@ static void put_queue(const struct page *page, const struct family *family,
     }
 }
 
+enum { ACCEPT_WAIT, DURATION, REQUEST_SOJOURN, RESPONSE, TIMES };
+
 static void put_times(const struct page *page, const struct family *family,
                       const struct service *service)
 {
-    const struct histogram_reading *times =
-        family->what ? &service->view->sojourn : &service->view->accept_wait;
+    const struct histogram_reading *every[TIMES] = {
+        [ACCEPT_WAIT] = &service->view->accept_wait,
+        [DURATION] = &service->view->sojourn,
+        [REQUEST_SOJOURN] = &service->view->requests.sojourn,
+        [RESPONSE] = &service->view->requests.response,
+    };
+    const struct histogram_reading *times = every[family->what];
     uint64_t below = 0;
     for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
         char bound[32] = "+Inf";
@@ -281,7 +334,7 @@ static const struct family families[] = {
     {"process_connections", NULL, GAUGE, "Accepted connections that a process has open.",
      put_process_conns, 0},
     {"process_connections_limit", NULL, GAUGE, "conns, as it stands for a process.",
-     put_process_ceiling, 0},
+     put_process_ceiling, LIMIT_CONNS},
     {"process_send_queue_bytes", "bytes", GAUGE, "Bytes that a process has queued for sending.",
      put_process_buffer, 0},
     {"accept_queue_connections", NULL, GAUGE, "Clients in a listener's accept queue.", put_queue,
@@ -292,7 +345,49 @@ static const struct family families[] = {
      "How long clients were in the accept queue; a sample of those accepted.", put_times, 0},
     {"request_duration_seconds", "seconds", HISTOGRAM,
      "From a request's arrival to the first byte of its answer; a sample, while somebody looks.",
-     put_times, 1},
+     put_times, DURATION},
+    {"requests_in_flight", NULL, GAUGE,
+     "Requests begun and not answered to the end, where a limit on requests is set.", put_requests,
+     IN_FLIGHT},
+    {"requests_in_flight_peak", NULL, GAUGE, "Most requests in flight at once.", put_total,
+     COUNTER_REQUESTS_IN_FLIGHT_PEAK},
+    {"requests_waiting", NULL, GAUGE, "Requests that wait in their connections for their turn.",
+     put_requests, WAITING},
+    {"streams", NULL, GAUGE,
+     "Connections that no limit on requests concerns: what they carry is not requests and answers.",
+     put_requests, STREAMS},
+    {"requests_begun", NULL, COUNTER, "Requests that the program was let begin.", put_total,
+     COUNTER_REQUESTS_BEGUN},
+    {"requests_held", NULL, COUNTER, "Requests that waited in their connections for their turn.",
+     put_total, COUNTER_REQUESTS_HELD},
+    {"requests_shed", NULL, COUNTER,
+     "Requests turned away: answered busy, reset, or late (over queue-delay).", put_requests_shed,
+     0},
+    {"requests_exempt", NULL, COUNTER, "Requests begun without being counted (exempt-request).",
+     put_total, COUNTER_REQUESTS_EXEMPT},
+    {"idle_closed", NULL, COUNTER,
+     "Connections with nothing in flight that were closed since others needed their slots.",
+     put_total, COUNTER_IDLE_CLOSED},
+    {"headers_timed_out", NULL, COUNTER,
+     "Connections closed since a request's head did not end within header-timeout.", put_total,
+     COUNTER_HEADERS_TIMED_OUT},
+    {"process_requests_in_flight", NULL, GAUGE, "Requests in flight in a process.",
+     put_process_requests, IN_FLIGHT},
+    {"process_requests_waiting", NULL, GAUGE, "Requests that wait for their turn in a process.",
+     put_process_requests, WAITING},
+    {"process_streams", NULL, GAUGE, "Streams of a process.", put_process_requests, STREAMS},
+    {"process_requests_limit", NULL, GAUGE, "requests, as it stands for a process.",
+     put_process_ceiling, LIMIT_REQUESTS},
+    {"limit_requests", NULL, GAUGE,
+     "Limits on numbers of requests that are set, as they stand where they find themselves.",
+     put_limits, LIMIT_UNIT_REQUESTS},
+    {"limit_requests_per_second", NULL, GAUGE, "request-rate, where it is set.", put_limits,
+     LIMIT_UNIT_REQUEST_RATE},
+    {"request_sojourn_seconds", "seconds", HISTOGRAM,
+     "How long requests waited in their connections before they began.", put_times,
+     REQUEST_SOJOURN},
+    {"request_response_seconds", "seconds", HISTOGRAM,
+     "From a request's begin to the first byte of its answer.", put_times, RESPONSE},
 };
 
 static void put_family(const struct page *page, const struct family *family)

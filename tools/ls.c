@@ -26,10 +26,12 @@ static int fullness(const struct service_view *view)
 {
     double full = -1;
     compare(view->conns, view->found.ceiling, &full);
+    compare(view->requests.in_flight, view->requests.found.ceiling, &full);
     compare(view->totals[COUNTER_BUFFER], view->limits.value[LIMIT_TOTAL_BUFFER], &full);
     for (unsigned i = 0; i < view->processes; i++) {
         const struct process_view *process = &view->process[i];
         compare(process->conns, process->found.ceiling, &full);
+        compare(process->requests.in_flight, process->requests.found.ceiling, &full);
         compare(process->counter[COUNTER_BUFFER], limit_of_process(view, process, LIMIT_BUFFER),
                 &full);
     }

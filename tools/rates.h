@@ -10,7 +10,8 @@
 /* Per second, and the times that were measured meanwhile. */
 struct rates {
     double admitted, held, shed, reads_paused, connect_retries;
-    struct histogram_reading accept_wait, sojourn;
+    double requests_begun, requests_held, requests_shed;
+    struct histogram_reading accept_wait, sojourn, request_sojourn, response;
 };
 
 /* `seconds` passed between the two; 0 gives no rates. */

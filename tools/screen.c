@@ -214,6 +214,24 @@ static void put_times(const char *what, const struct histogram_reading *times, c
                  time_text(histogram_quantile_us(times, 0.99), p99, sizeof p99), times->count);
 }
 
+/* Nothing where no limit on requests was ever set: then they are not looked at. */
+static void put_requests(const struct service_view *view, const struct rates *rates)
+{
+    const struct requests_view *requests = &view->requests;
+    char flight[24], waiting[24], streams[24], begun[16], held[16], shed[16];
+    if (!requests_concern(view))
+        return;
+    put_line(0, "  %-13s %s, %s waiting, %s streams; /s: %s begun, %s held, %s shed", "in flight",
+             count_text((double)requests->in_flight, flight, sizeof flight),
+             count_text((double)requests->waiting, waiting, sizeof waiting),
+             count_text((double)requests->streams, streams, sizeof streams),
+             short_figure(rates->requests_begun, 1000, begun, sizeof begun),
+             short_figure(rates->requests_held, 1000, held, sizeof held),
+             short_figure(rates->requests_shed, 1000, shed, sizeof shed));
+    put_times("sojourn", &rates->request_sojourn, "none began");
+    put_times("response", &rates->response, "no answers");
+}
+
 static void put_limits(const struct service_view *view)
 {
     struct limits defaults;
@@ -252,21 +270,24 @@ static void put_detail(const struct watched *service)
     put_limits(view);
     for (unsigned i = 0; i < count; i++)
         put_bar(&full[i]);
+    put_requests(view, &service->rates);
     put_times("accept wait", &service->rates.accept_wait, "nobody came");
     put_times("read to write", &service->rates.sojourn, "no answers");
     if (view->destinations)
         put_line(0, "  %u destination%s in backoff", view->destinations,
                  view->destinations == 1 ? "" : "s");
     line++;
-    put_line(A_UNDERLINE, "  %8s %-16s %7s %9s %9s %9s %8s", "PID", "COMMAND", "CONNS", "ACCEPTED",
-             "SHED", "SEND-Q", "PAUSED");
+    put_line(A_UNDERLINE, "  %8s %-16s %7s %4s %9s %9s %9s %8s", "PID", "COMMAND", "CONNS", "REQS",
+             "ACCEPTED", "SHED", "SEND-Q", "PAUSED");
     for (unsigned i = 0; i < view->processes; i++) {
         const struct process_view *process = &view->process[i];
         const uint64_t *counter = process->counter;
-        char buffer[16], pid[PID_TEXT_MAX];
+        char buffer[16], flight[16], pid[PID_TEXT_MAX];
         pid_text(process, pid);
-        put_line(0, "  %8s %-16s %7" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9s %8" PRIu64, pid,
-                 process->command, process->conns, counter[COUNTER_ACCEPTED], shed_in_all(counter),
+        put_line(0, "  %8s %-16s %7" PRIu64 " %4s %9" PRIu64 " %9" PRIu64 " %9s %8" PRIu64, pid,
+                 process->command, process->conns,
+                 count_text((double)process->requests.in_flight, flight, sizeof flight),
+                 counter[COUNTER_ACCEPTED], shed_in_all(counter),
                  short_figure((double)counter[COUNTER_BUFFER], 1024, buffer, sizeof buffer),
                  counter[COUNTER_READS_PAUSED]);
     }

@@ -282,6 +282,26 @@ uint64_t shed_in_all(const uint64_t counter[COUNTERS])
     return counter[COUNTER_SHED_BUSY] + counter[COUNTER_SHED_RESET] + counter[COUNTER_SHED_LATE];
 }
 
+uint64_t requests_shed_in_all(const uint64_t counter[COUNTERS])
+{
+    return counter[COUNTER_REQUESTS_SHED_BUSY] + counter[COUNTER_REQUESTS_SHED_RESET] +
+           counter[COUNTER_REQUESTS_SHED_LATE];
+}
+
+bool requests_concern(const struct service_view *view)
+{
+    static const enum limit_key keys[] = {LIMIT_REQUESTS, LIMIT_TOTAL_REQUESTS, LIMIT_REQUEST_RATE};
+    if (view->totals[COUNTER_REQUESTS_BEGUN] || requests_shed_in_all(view->totals))
+        return true;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (view->limits.value[keys[i]] != LIMIT_OFF)
+            return true;
+    for (unsigned i = 0; i < view->processes; i++)
+        if (limit_of_process(view, &view->process[i], LIMIT_REQUESTS) != LIMIT_OFF)
+            return true;
+    return false;
+}
+
 void owner_name(uid_t owner, char *out, size_t size)
 {
     const struct passwd *user = getpwuid(owner);

@@ -45,6 +45,13 @@ struct found_view {
     uint32_t sojourn_us, least_us, answers_per_s;
 };
 
+/* Requests of a process, or of the service. What is counted of them is among the counters. */
+struct requests_view {
+    uint64_t in_flight, waiting, streams;
+    struct found_view found; /* requests=auto, total-requests=auto */
+    struct histogram_reading sojourn, response;
+};
+
 struct process_view {
     pid_t pid; /* in the caller's own pid namespace; 0 when it cannot be seen there: see pids.h */
     pid_t inside; /* in its own, which has this inode; 0 when it did not know */
@@ -59,6 +66,7 @@ struct process_view {
     uint64_t override_mask;
     uint64_t override[LIMIT_KEYS];
     struct found_view found; /* conns=auto */
+    struct requests_view requests;
 };
 
 struct listener_view {
@@ -86,6 +94,7 @@ struct service_view {
     uint64_t conns; /* that the kernel still knows */
     uint64_t totals[COUNTERS];
     struct found_view found; /* total-conns=auto */
+    struct requests_view requests;
     struct histogram_reading accept_wait, sojourn;
     uint64_t conn_buffer_most;          /* queued on the connection that has most, in bytes */
     int sockdiag_error, holdings_error; /* errno: why the audits are blind; see blindness */
@@ -120,8 +129,13 @@ const char *blindness(const struct service_view *view, char *out, size_t size);
 /* A string from a segment: `out` gets at most `size - 1` printable ASCII bytes. */
 void clean_text(const _Atomic uint64_t *words, size_t length, char *out, size_t size);
 
-/* How many clients were turned away, in whatever way. */
+/* How many clients, and how many requests, were turned away, in whatever way. */
 uint64_t shed_in_all(const uint64_t counter[COUNTERS]);
+uint64_t requests_shed_in_all(const uint64_t counter[COUNTERS]);
+
+/* Whether a limit on requests is set, for the service or one of its processes, or a request was
+ * ever counted. */
+bool requests_concern(const struct service_view *view);
 
 /* The user's name, or its number when it has none. */
 void owner_name(uid_t owner, char *out, size_t size);

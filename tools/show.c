@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "../shim/base/sandbox.h"
 #include "commands.h"
+#include "found.h"
 #include "pids.h"
+#include "requests.h"
 #include "services.h"
 
 #include <getopt.h>
@@ -29,35 +31,6 @@ static json_t *counters_json(uint64_t conns, const uint64_t counter[COUNTERS])
     for (unsigned i = 0; i < COUNTERS; i++)
         json_object_set_new(object, counter_name(i), json_integer((json_int_t)counter[i]));
     return object;
-}
-
-static const char *verdict_text(uint32_t verdict)
-{
-    static const char *const texts[] = {
-        [CONCURRENCY_UNTRIED] = "nothing measured yet",
-        [CONCURRENCY_UNUSED] = "not reached, so left as it is",
-        [CONCURRENCY_RAISED] = "raised: answers do not wait for each other",
-        [CONCURRENCY_LOWERED] = "lowered: answers wait for each other",
-        [CONCURRENCY_STEADY] = "steady",
-        [CONCURRENCY_PROBING] = "lowered for a moment, to see how fast an answer can be",
-    };
-    _Static_assert(sizeof texts / sizeof *texts == CONCURRENCY_VERDICTS, "a text each");
-    return verdict < CONCURRENCY_VERDICTS && texts[verdict] ? texts[verdict] : "?";
-}
-
-static json_t *found_json(const struct found_view *found)
-{
-    return json_pack("{s:I, s:s, s:I, s:I, s:I}", "ceiling", (json_int_t)found->ceiling, "why",
-                     verdict_text(found->verdict), "sojourn_us", (json_int_t)found->sojourn_us,
-                     "least_sojourn_us", (json_int_t)found->least_us, "answers_per_s",
-                     (json_int_t)found->answers_per_s);
-}
-
-static void print_found(const char *whose, const struct found_view *found)
-{
-    printf("  %-14s now %" PRIu64 "; %s; an answer takes %.1f ms, %.1f at least; %u answers/s\n",
-           whose, found->ceiling, verdict_text(found->verdict), found->sojourn_us / 1000.0,
-           found->least_us / 1000.0, found->answers_per_s);
 }
 
 static const struct {
@@ -120,6 +93,9 @@ static json_t *process_json(const struct service_view *view, const struct proces
         json_object_set_new(object, "sandbox_keeps_out", kept_out);
     if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
         json_object_set_new(object, "auto", found_json(&process->found));
+    json_object_set_new(object, "requests",
+                        requests_json(&process->requests, process->counter,
+                                      limit_of_process(view, process, LIMIT_REQUESTS)));
     return object;
 }
 
@@ -183,6 +159,9 @@ static json_t *service_json(const struct service_file *service, const struct ser
                         json_pack("{s:b, s:s?}", "blind", blind != NULL, "why", blind));
     if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
         json_object_set_new(object, "auto", found_json(&view->found));
+    json_object_set_new(
+        object, "requests",
+        requests_json(&view->requests, view->totals, view->limits.value[LIMIT_TOTAL_REQUESTS]));
     return object;
 }
 
@@ -206,7 +185,8 @@ static void print_totals(const struct service_view *view)
     puts("totals");
     printf("  %-14s %" PRIu64 "\n", "conns", view->conns);
     for (unsigned i = 0; i < COUNTERS; i++)
-        if (view->totals[i] || i == COUNTER_ACCEPTED || i == COUNTER_HELD || i == COUNTER_BUFFER)
+        if (!is_of_requests(i) &&
+            (view->totals[i] || i == COUNTER_ACCEPTED || i == COUNTER_HELD || i == COUNTER_BUFFER))
             printf("  %-14s %" PRIu64 "\n", counter_name(i), view->totals[i]);
     char why[BLINDNESS_MAX];
     if (blindness(view, why, sizeof why))
@@ -248,7 +228,10 @@ static void print_service(const struct service_file *service, const struct servi
     print_limits(&view->limits);
     if (limit_is_auto(view->limits.value[LIMIT_TOTAL_CONNS]))
         print_found("total-conns", &view->found);
+    if (limit_is_auto(view->limits.value[LIMIT_TOTAL_REQUESTS]))
+        print_found("total-requests", &view->requests.found);
     print_totals(view);
+    print_requests(view);
     puts("processes");
     printf("  %8s %-16s %8s %8s %10s %10s %10s %10s %10s  %s\n", "PID", "COMMAND", "CONNS", "PEAK",
            "ACCEPTED", "HELD", "SHED", "BUFFER", "PAUSED", "LIMITS");
@@ -269,6 +252,7 @@ static void print_service(const struct service_file *service, const struct servi
                 "that it is gone");
         if (limit_is_auto(limit_of_process(view, process, LIMIT_CONNS)))
             print_found("    conns=auto", &process->found);
+        print_requests_of(view, process);
         print_kept_out(process);
     }
     puts("listeners");

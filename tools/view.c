@@ -159,10 +159,37 @@ static struct found_view view_found(uint64_t limit, const struct segment_concurr
     };
 }
 
+static void view_requests(const struct segment_process *process, struct service_view *view,
+                          struct process_view *seen)
+{
+    struct requests_view *requests = &seen->requests;
+    requests->in_flight = gauge_count(&process->requests);
+    requests->waiting = atomic_load(&process->requests_waiting);
+    requests->streams = atomic_load(&process->streams);
+    requests->found =
+        view_found(limit_of_process(view, seen, LIMIT_REQUESTS), &process->request_concurrency);
+    histogram_read(&process->request_wait, &requests->sojourn);
+    histogram_read(&process->response, &requests->response);
+    view->requests.waiting += requests->waiting;
+    view->requests.streams += requests->streams;
+}
+
+/* What a process has timed, gone or not, is the service's. */
+static void view_request_times(const struct segment_process *process, struct requests_view *all)
+{
+    struct histogram_reading reading;
+    histogram_read(&process->request_wait, &reading);
+    histogram_join(&all->sojourn, &reading);
+    histogram_read(&process->response, &reading);
+    histogram_join(&all->response, &reading);
+}
+
 static void view_processes(const struct service_file *service, struct service_view *view)
 {
     const struct segment *segment = service->segment;
     struct onlooker onlooker = service_onlooker(service);
+    histogram_read(&segment->request_wait, &view->requests.sojourn);
+    histogram_read(&segment->response, &view->requests.response);
     uint32_t used = atomic_load(&segment->processes_used);
 
     for (unsigned i = 0; i < COUNTERS; i++)
@@ -172,6 +199,7 @@ static void view_processes(const struct service_file *service, struct service_vi
         uint64_t counter[COUNTERS];
         for (unsigned j = 0; j < COUNTERS; j++)
             view->totals[j] += counter[j] = atomic_load(&process->counter[j]);
+        view_request_times(process, &view->requests);
         enum liveness liveness = liveness_of_entry(segment, i, &onlooker);
         if (liveness == LIVENESS_GONE)
             continue;
@@ -188,10 +216,15 @@ static void view_processes(const struct service_file *service, struct service_vi
         for (unsigned j = 0; j < LIMIT_KEYS; j++)
             seen->override[j] = atomic_load(&process->override[j]);
         seen->found = view_found(limit_of_process(view, seen, LIMIT_CONNS), &process->concurrency);
+        view_requests(process, view, seen);
     }
     pids_translate(view, onlooker.pid_namespace);
     view->found = view_found(view->limits.value[LIMIT_TOTAL_CONNS], &segment->concurrency);
+    view->requests.found =
+        view_found(view->limits.value[LIMIT_TOTAL_REQUESTS], &segment->request_concurrency);
+    view->requests.in_flight = gauge_count(&segment->requests);
     view->totals[COUNTER_CONNS_PEAK] = atomic_load(&segment->conns_peak);
+    view->totals[COUNTER_REQUESTS_IN_FLIGHT_PEAK] = atomic_load(&segment->requests_peak);
     view->totals[COUNTER_BUFFER_PEAK] = atomic_load(&segment->buffer_peak);
 }
 

@@ -24,6 +24,13 @@ void histogram_add(struct histogram *histogram, uint64_t ns)
     atomic_fetch_add_explicit(&histogram->sum_us, us, memory_order_relaxed);
 }
 
+void histogram_move(struct histogram *from, struct histogram *to)
+{
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++)
+        atomic_fetch_add(&to->bucket[i], atomic_exchange(&from->bucket[i], 0));
+    atomic_fetch_add(&to->sum_us, atomic_exchange(&from->sum_us, 0));
+}
+
 void histogram_read(const struct histogram *histogram, struct histogram_reading *reading)
 {
     memset(reading, 0, sizeof *reading);
@@ -31,6 +38,14 @@ void histogram_read(const struct histogram *histogram, struct histogram_reading 
         reading->count += reading->bucket[i] =
             atomic_load_explicit(&histogram->bucket[i], memory_order_relaxed);
     reading->sum_us = atomic_load_explicit(&histogram->sum_us, memory_order_relaxed);
+}
+
+void histogram_join(struct histogram_reading *sum, const struct histogram_reading *more)
+{
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++)
+        sum->bucket[i] += more->bucket[i];
+    sum->count += more->count;
+    sum->sum_us += more->sum_us;
 }
 
 static uint64_t gain(uint64_t earlier, uint64_t later)

@@ -24,6 +24,10 @@ struct histogram {
 /* Counts one time. Async-signal-safe. */
 void histogram_add(struct histogram *histogram, uint64_t ns);
 
+/* Adds what `from` has to `to`, and leaves `from` empty. What is counted meanwhile is in one of
+ * them. */
+void histogram_move(struct histogram *from, struct histogram *to);
+
 /* A histogram as it was at one moment. */
 struct histogram_reading {
     uint64_t bucket[HISTOGRAM_BUCKETS];
@@ -31,6 +35,9 @@ struct histogram_reading {
 };
 
 void histogram_read(const struct histogram *histogram, struct histogram_reading *reading);
+
+/* Adds `more` to `sum`. */
+void histogram_join(struct histogram_reading *sum, const struct histogram_reading *more);
 
 /* What came to `later` after `earlier` was read. A count that went back was scribbled on, and gives
  * 0. */

@@ -56,6 +56,18 @@ static uint32_t own_mark(void)
     return service.self ? reaper_mark(service.self, atomic_load(&service_self()->identity)) : 0;
 }
 
+/* The times of its requests are the service's; what it has of requests by itself ends with it. */
+static void forget_requests(struct segment_process *process)
+{
+    histogram_move(&process->request_wait, &service.segment->request_wait);
+    histogram_move(&process->response, &service.segment->response);
+    atomic_store(&process->requests.word, 0);
+    atomic_store(&process->request_concurrency.ceiling, 0);
+    atomic_store(&process->request_concurrency.window_ns, 0);
+    atomic_store(&process->requests_waiting, 0);
+    atomic_store(&process->streams, 0);
+}
+
 void reaping_reap(struct segment_process *process, uint64_t identity, bool proved)
 {
     struct segment *segment = service.segment;
@@ -79,6 +91,7 @@ void reaping_reap(struct segment_process *process, uint64_t identity, bool prove
     atomic_store(&process->credit.word, 0);
     atomic_store(&process->concurrency.ceiling, 0);
     atomic_store(&process->concurrency.window_ns, 0);
+    forget_requests(process);
     clear_name(process);
     atomic_compare_exchange_strong(&process->identity, &reaping,
                                    process_identity(reaping, PROCESS_FREE, 0));

@@ -134,7 +134,7 @@ static void begun(struct request *request)
     if (!request_moves(request, PHASE_INSIDE, PHASE_ANSWERED))
         return;
     answers_list(request);
-    histogram_add(&service.segment->response, response);
+    histogram_add(&service_self()->response, response);
     if (in_flight_answered(response))
         line_serve();
 }

@@ -210,7 +210,7 @@ static void inside(struct request *request, uint64_t now)
 {
     service_count(COUNTER_REQUESTS_BEGUN, 1);
     if (request->asked_ns && request->asked_ns < now)
-        histogram_add(&service.segment->request_wait, now - request->asked_ns);
+        histogram_add(&service_self()->request_wait, now - request->asked_ns);
 }
 
 /* Whether what was read, and is a whole request, is better refused than given to the program. */

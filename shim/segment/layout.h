@@ -146,9 +146,10 @@ struct segment_process {
     struct gauge requests;                          /* in flight: requests/in_flight.h */
     struct segment_concurrency request_concurrency; /* requests=auto */
     _Atomic uint32_t requests_waiting;              /* for their turn */
-    _Atomic uint32_t streams; /* connections that no limit on requests concerns */
-    _Atomic uint32_t pending; /* changes under way: see connections.h */
-    _Atomic uint32_t flags;   /* PROCESS_FOREIGN and so on */
+    _Atomic uint32_t streams;                /* connections that no limit on requests concerns */
+    struct histogram request_wait, response; /* as in struct segment */
+    _Atomic uint32_t pending;                /* changes under way: see connections.h */
+    _Atomic uint32_t flags;                  /* PROCESS_FOREIGN and so on */
     _Atomic uint32_t
         sandboxed;            /* 1 + what its seccomp filters keep out (SANDBOX_BYTES ...), or 0 */
     _Atomic uint32_t slicing; /* threads that wait in slices for room */
@@ -211,7 +212,7 @@ struct segment_destination {
     _Atomic uint64_t address[SEGMENT_DESTINATION_TEXT / 8];
 };
 
-#define EVENT(id, name) EVENT_##id,
+#define EVENT(id, name, text) EVENT_##id,
 enum event_kind {
 #include "segment/events.def"
     EVENT_KINDS
@@ -290,8 +291,9 @@ struct segment {
     struct gauge requests;                          /* in flight */
     struct segment_concurrency request_concurrency; /* total-requests=auto */
     struct segment_queue request_queue;             /* requests that wait in their connections */
-    struct histogram request_wait;                  /* how long requests waited before they began */
-    struct histogram response;                      /* from then to the first byte of the answer */
+    /* How long requests waited before they began, and from then to the first byte of the answer: of
+     * the processes that are gone. */
+    struct histogram request_wait, response;
     _Atomic uint64_t requests_peak;
     _Atomic uint64_t request_rate_next_ns;    /* token bucket, as the theoretical arrival time */
     _Atomic uint64_t requests_recount_ns;     /* when to compare the count with the slots again */

@@ -12,18 +12,19 @@ import subprocess
 import sys
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+PAGES = "tools/man/"
 BPCTL = os.path.abspath(os.environ.get("BUILD", ROOT + "/build")) + "/bpctl"
 
 
 def said(*arguments):
-    return subprocess.run([BPCTL, "help", "limits", *arguments], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([BPCTL, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def rows():
     """One dictionary a limit: name, forms, text, allowed, default, words, scope, unit."""
-    for line in said().splitlines():
+    for line in said("help", "limits").splitlines():
         name = line.split()[0]
-        head, text, rest = said(name).rstrip("\n").split("\n\n")
+        head, text, rest = said("help", "limits", name).rstrip("\n").split("\n\n")
         fields = dict(field.split(": ", 1) if ": " in field else (field.rstrip(":"), "") for field in rest.split("\n"))
         yield {"name": name, "forms": head.split("=", 1)[1].split("|"), "text": text, **fields}
 
@@ -66,13 +67,14 @@ def places():
     choices = [row for row in every if row["unit"] == "none"]
     return [("README.md", "<!-- ceilings -->\n", markdown(ceilings, True), "<!-- end of ceilings -->\n"),
             ("README.md", "<!-- choices -->\n", markdown(choices, False), "<!-- end of choices -->\n"),
-            ("tools/man/backpressure.7", '.\\" ceilings\n', man(ceilings), '.\\" end of ceilings\n'),
-            ("tools/man/backpressure.7", '.\\" choices\n', man(choices), '.\\" end of choices\n')]
+            (PAGES + "backpressure.7", '.\\" ceilings\n', man(ceilings), '.\\" end of ceilings\n'),
+            (PAGES + "backpressure.7", '.\\" choices\n', man(choices), '.\\" end of choices\n')]
 
 
-def main():
+def replaced(wanted_places, source, script):
+    """What stands at the places is what belongs there, or is put there with --write; else says so, and returns 1."""
     different = 0
-    for path, begin, wanted, end in places():
+    for path, begin, wanted, end in wanted_places:
         with open(f"{ROOT}/{path}", encoding="utf-8") as file:
             text = file.read()
         before, found = text.split(begin)
@@ -87,8 +89,12 @@ def main():
         for line in sorted(set(found.splitlines()) ^ set(wanted.splitlines())):
             print(f"{path}: {line}")
     if different:
-        print("FAILED: the tables differ from `bpctl help limits`; tests/unit/limit_tables.py --write makes them anew")
+        print(f"FAILED: the tables differ from {source}; {script} --write makes them anew")
     return different
+
+
+def main():
+    return replaced(places(), "`bpctl help limits`", "tests/unit/limit_tables.py")
 
 
 if __name__ == "__main__":

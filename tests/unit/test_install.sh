@@ -6,7 +6,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 make --no-print-directory -s BUILD="${BUILD:-build}" PREFIX=/usr DESTDIR="$root" install
 for file in bin/bpctl lib/libbackpressure.so share/man/man1/bpctl.1 share/man/man7/backpressure.7 \
-    share/man/man8/libbackpressure.so.8 share/bash-completion/completions/bpctl share/zsh/site-functions/_bpctl \
+    share/man/man7/backpressure-metrics.7 share/man/man8/libbackpressure.so.8 share/bash-completion/completions/bpctl share/zsh/site-functions/_bpctl \
     lib/systemd/system/backpressure@.service share/doc/backpressure/examples/limits.conf \
     share/doc/backpressure/examples/dashboard.json share/doc/backpressure/examples/backpressure.py; do
     [ -f "$root/usr/$file" ] || {

@@ -461,7 +461,7 @@ static void events_are_a_ring(void **state)
 static void every_number_has_a_name_of_its_own(void **state)
 {
 #define COUNTER(id, name, kind) name,
-#define EVENT(id, name) name,
+#define EVENT(id, name, text) name,
     static const char *const counters[] = {
 #include "../../shim/segment/counters.def"
     };
