@@ -139,7 +139,8 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 
 # --- tests ---
 
-UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies sandbox locks libc request_http)
+UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies sandbox locks libc \
+	$(patsubst tests/unit/test_%.c,%,$(wildcard tests/unit/test_request_*.c)))
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
 	$(BUILD)/tests/test_messages $(BUILD)/tests/test_pointers $(BUILD)/tests/test_stress
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \

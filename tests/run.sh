@@ -129,7 +129,8 @@ stress() {
 
 units() {
     local failed=0
-    for test in limits limit_rows segment busy policies sandbox locks libc request_http; do
+    for test in limits limit_rows segment busy policies sandbox locks libc \
+        $(basename -s .c -a tests/unit/test_request_*.c | sed s/test_//); do
         bounded "${TESTS:-$BUILD/tests}"/test_$test || failed=1
     done
     return $failed

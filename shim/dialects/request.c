@@ -96,6 +96,22 @@ size_t request_ask(struct request_stream *stream, const struct limits *limits, c
     return taken;
 }
 
+size_t request_transaction(const struct request_stream *stream, const struct limits *limits,
+                           const char *bytes, size_t length)
+{
+    struct request_stream ahead = *stream;
+    enum request_step step;
+    size_t taken = 0;
+    while (taken < length) {
+        taken += request_ask(&ahead, limits, bytes + taken, length - taken, &step);
+        if (step != REQUEST_ENDS)
+            return 0;
+        if (!(ahead.flags & SESSION_TRANSACTION))
+            return taken;
+    }
+    return 0;
+}
+
 /* The program speaks before the client did: only a protocol whose servers greet does that. */
 static void greeted(struct request_stream *stream, const char *bytes, size_t length)
 {

@@ -37,7 +37,10 @@ enum {
                           place under a ceiling */
     REQUEST_CLOSES = 16, /* the connection ends behind its answer, as client or protocol have it */
     REQUEST_UNBOUNDED =
-        32, /* where it ends cannot be known: refused, the connection must be closed */
+        32,             /* where it ends cannot be known: refused, the connection must be closed */
+    REQUEST_OPENS = 64, /* begins a transaction, and what the client may have sent behind it would
+                           run outside of that were it refused: shed only together with it
+                           (request_transaction), otherwise held and counted as any */
     REQUEST_OF_OWN = 0xff00, /* bits for the dialect's own use */
     REQUEST_BITS = 0xffff,
     /* Of the session, from one request to the next. */
@@ -114,6 +117,14 @@ enum answer_step request_answer(struct request_stream *stream, const char *bytes
 /* Some of the program's bytes went out unseen (sendfile): only what follows from their content is
  * lost. */
 enum answer_step request_answer_unseen(struct request_stream *stream, size_t length, bool first);
+
+/*
+ * How many of `bytes`, of which the first begins a request, a transaction takes that REQUEST_OPENS
+ * begins, with the request that ends it; 0 unless all of it is there. To shed it is to go through
+ * its requests with request_ask, and to refuse each.
+ */
+size_t request_transaction(const struct request_stream *stream, const struct limits *limits,
+                           const char *bytes, size_t length);
 
 /* As request_rules.refuse; 0 where there is no dialect. */
 size_t request_refuse(const struct request_stream *stream, const struct limits *limits, bool closes,
