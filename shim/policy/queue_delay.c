@@ -80,6 +80,12 @@ static bool shrinks(const struct segment_queue *state, struct queue_look look)
                (uint64_t)before * SHRUNK_NUMERATOR;
 }
 
+uint64_t queue_delay_most(const struct segment_queue *state, uint64_t target_ns, uint64_t now)
+{
+    bool stands = atomic_load_explicit(&state->standing_until_ns, memory_order_relaxed) > now;
+    return stands ? target_ns / FRESH_DENOMINATOR * FRESH_NUMERATOR : target_ns;
+}
+
 bool queue_delay_sheds(struct segment_queue *state, struct queue_client client, uint64_t target_ns,
                        struct queue_look look, uint64_t now)
 {
@@ -89,7 +95,7 @@ bool queue_delay_sheds(struct segment_queue *state, struct queue_client client, 
     uint64_t from = atomic_load_explicit(&state->late_from_ns, memory_order_relaxed);
     uint64_t until = atomic_load_explicit(&state->standing_until_ns, memory_order_relaxed);
     bool stands = until > now;
-    uint64_t most = stands ? target_ns / FRESH_DENOMINATOR * FRESH_NUMERATOR : target_ns;
+    uint64_t most = queue_delay_most(state, target_ns, now);
 
     store(&state->crowded, client.waited_ns * 2 >= target_ns);
     if (client.waited_ns < most) {

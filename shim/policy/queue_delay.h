@@ -51,4 +51,7 @@ struct queue_client {
 bool queue_delay_sheds(struct segment_queue *state, struct queue_client client, uint64_t target_ns,
                        struct queue_look look, uint64_t now);
 
+/* How long somebody may have waited, at `now`, without being late. */
+uint64_t queue_delay_most(const struct segment_queue *state, uint64_t target_ns, uint64_t now);
+
 #endif

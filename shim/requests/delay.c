@@ -43,14 +43,40 @@ static struct queue_depth depth_of(void *context)
     return (struct queue_depth){.waiting = *(const uint32_t *)context, .backlog = UINT32_MAX};
 }
 
+static uint64_t waited(uint64_t asked_ns, uint64_t now)
+{
+    return now > asked_ns ? now - asked_ns : 0;
+}
+
+/* Waits that are no reason to shed, whether the queue stands or not, tell nothing before their end.
+ */
+static bool is_long(uint64_t wait_ns, uint64_t target)
+{
+    return wait_ns >= queue_delay_most(&service.segment->request_queue, target, monotonic_ns());
+}
+
+static bool judge(struct queue_client client, uint64_t target, uint32_t others, uint64_t now)
+{
+    struct queue_look look = {.depth = depth_of, .context = &others, .tells = false};
+    return queue_delay_sheds(&service.segment->request_queue, client, target, look, now);
+}
+
 bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others)
 {
     uint64_t target = delay_target();
+    struct queue_client client = {.waited_ns = waited(asked_ns, now)};
     if (target == LIMIT_OFF)
         return false;
-    struct queue_client client = {.waited_ns = now > asked_ns ? now - asked_ns : 0};
     if (client.waited_ns < target && delay_stands())
         client.closed = tcp_state_of(fd).peer_ended;
-    struct queue_look look = {.depth = depth_of, .context = &others, .tells = false};
-    return queue_delay_sheds(&service.segment->request_queue, client, target, look, now);
+    return (client.closed || is_long(client.waited_ns, target)) &&
+           judge(client, target, others, now);
+}
+
+void delay_begins(uint64_t asked_ns, uint64_t now)
+{
+    uint64_t target = delay_target();
+    struct queue_client client = {.waited_ns = waited(asked_ns, now)};
+    if (target != LIMIT_OFF && !is_long(client.waited_ns, target))
+        judge(client, target, 0, now);
 }

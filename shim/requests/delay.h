@@ -21,10 +21,13 @@ bool delay_stands(void);
 
 /*
  * Whether a request of the connection `fd` that arrived at `asked_ns` is to be shed at `now`: it
- * waited too long, or its client has gone while the queue stands. Every request that begins is
- * shown here, since it is the short waits that tell that no queue stands. `others`: how many wait
- * beside it.
+ * waited too long, or its client has gone while the queue stands. `others`: how many wait beside
+ * it.
  */
 bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others);
+
+/* A request that arrived at `asked_ns` begins: it is the short waits of those that tell that no
+ * queue stands. */
+void delay_begins(uint64_t asked_ns, uint64_t now);
 
 #endif

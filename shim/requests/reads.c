@@ -209,8 +209,10 @@ static enum admit admit_blocking(int fd, struct request *request, size_t *most)
 static void inside(struct request *request, uint64_t now)
 {
     service_count(COUNTER_REQUESTS_BEGUN, 1);
-    if (request->asked_ns && request->asked_ns < now)
-        histogram_add(&service_self()->request_wait, now - request->asked_ns);
+    if (request->asked_ns == 0 || request->asked_ns > now)
+        return;
+    delay_begins(request->asked_ns, now);
+    histogram_add(&service_self()->request_wait, now - request->asked_ns);
 }
 
 /* Whether what was read, and is a whole request, is better refused than given to the program. */

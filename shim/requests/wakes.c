@@ -16,6 +16,7 @@
 
 #define NONE 0 /* a descriptor is kept plus one */
 #define FAILED (-1)
+#define OPENING (-2) /* by another thread: a second one could not have the same name */
 static _Atomic int bells[WAKES_BELLS];
 
 /* The name of a process's bell; its length as bind(2) wants it. */
@@ -53,16 +54,13 @@ static int open_bell(unsigned bell)
 int wakes_descriptor(unsigned bell)
 {
     int kept = atomic_load_explicit(&bells[bell], memory_order_relaxed);
-    if (kept != NONE)
-        return kept == FAILED ? -1 : kept - 1;
-    if (!service_active())
-        return -1;
-    int saved = errno, fd = open_bell(bell), none = NONE;
-    if (!atomic_compare_exchange_strong(&bells[bell], &none, fd < 0 ? FAILED : fd + 1) && fd >= 0)
-        descriptor_close_own(fd);
+    if (kept != NONE || !service_active() ||
+        !atomic_compare_exchange_strong(&bells[bell], &kept, OPENING))
+        return kept > NONE ? kept - 1 : -1;
+    int saved = errno, fd = open_bell(bell);
+    atomic_store(&bells[bell], fd < 0 ? FAILED : fd + 1);
     errno = saved;
-    kept = atomic_load(&bells[bell]);
-    return kept == FAILED || kept == NONE ? -1 : kept - 1;
+    return fd;
 }
 
 void wakes_heard(unsigned bell)
