@@ -331,7 +331,7 @@ static size_t on_chunk_data_lf(struct message *message, const char *bytes, size_
     return 1;
 }
 
-static size_t on_lost(struct message *message, const char *bytes, size_t length)
+static size_t on_all(struct message *message, const char *bytes, size_t length)
 {
     (void)bytes;
     message->left = 0;
@@ -357,7 +357,8 @@ size_t http1_message_take(struct message *message, const char *bytes, size_t len
         [CHUNK_LINE_LF] = on_chunk_line_lf,
         [CHUNK_DATA] = on_chunk_data,
         [CHUNK_DATA_LF] = on_chunk_data_lf,
-        [LOST] = on_lost,
+        [UNTIL_CLOSE] = on_all,
+        [LOST] = on_all,
     };
     return take[message->phase] ? take[message->phase](message, bytes, length) : 0;
 }

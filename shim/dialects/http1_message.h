@@ -39,7 +39,8 @@ enum phase {
     CHUNK_LINE_LF,
     CHUNK_DATA,
     CHUNK_DATA_LF,
-    LOST, /* whatever comes belongs to this message */
+    UNTIL_CLOSE, /* whatever comes belongs to this message */
+    LOST,        /* and nobody knows what it is */
     /* The phases of an outcome: none is kept from one call to the next. */
     HEAD_ENDED,
     ENDED,

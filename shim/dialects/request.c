@@ -146,9 +146,19 @@ enum answer_step request_answer_unseen(struct request_stream *stream, size_t len
     (void)first;
     if (length == 0 || stream->state != STREAM_REQUESTS)
         return ANSWER_NOTHING;
-    /* What the dialect passes over anyhow it may have passed over so. */
-    stream->answer_left = stream->answer_left > length ? stream->answer_left - length : 0;
+    const struct request_rules *rules = rules_of(stream);
+    if (rules && rules->unseen)
+        rules->unseen(stream, length);
+    else /* what the dialect passes over anyhow it may have passed over so */
+        stream->answer_left = stream->answer_left > length ? stream->answer_left - length : 0;
     return ANSWER_BEGUN;
+}
+
+void request_refused(struct request_stream *stream)
+{
+    const struct request_rules *rules = rules_of(stream);
+    if (rules && rules->refused)
+        rules->refused(stream);
 }
 
 size_t request_refuse(const struct request_stream *stream, const struct limits *limits, bool closes,

@@ -101,6 +101,12 @@ struct request_rules {
      */
     size_t (*refuse)(const struct request_stream *stream, const struct limits *limits, bool closes,
                      char *out, size_t size);
+    /* So many bytes of the program's went out unseen. NULL: where answer_left stands for all that
+     * matters, and is lowered by them. */
+    void (*unseen)(struct request_stream *stream, size_t length);
+    /* The request that `ask` went through last was refused: the program will not answer it. NULL:
+     * that changes nothing. */
+    void (*refused)(struct request_stream *stream);
     /* Where the server speaks first: whether the program's first bytes are this protocol's
      * greeting. NULL where clients speak first. */
     bool (*greets)(const char *bytes, size_t length);
@@ -129,6 +135,9 @@ size_t request_transaction(const struct request_stream *stream, const struct lim
 /* As request_rules.refuse; 0 where there is no dialect. */
 size_t request_refuse(const struct request_stream *stream, const struct limits *limits, bool closes,
                       char *out, size_t size);
+
+/* The refusal was sent, and the program knows nothing of the request. */
+void request_refused(struct request_stream *stream);
 
 /* Bytes of the client went by unseen: nothing can be said of it any more. */
 void request_leave(struct request_stream *stream);

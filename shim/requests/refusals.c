@@ -80,6 +80,7 @@ static enum refusal answer(int fd, struct request *request, const struct ahead *
         return close_behind(fd, request);
     drop(fd, ahead->ends_at);
     request->stream = ahead->stream;
+    request_refused(&request->stream);
     return REFUSAL_GIVEN;
 }
 
@@ -99,8 +100,10 @@ enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason
     int saved = errno;
     bool closes = request->stream.flags & REQUEST_CLOSES;
     enum refusal refusal = REFUSAL_NOT;
-    if (say(fd, &request->stream, closes))
+    if (say(fd, &request->stream, closes)) {
+        request_refused(&request->stream);
         refusal = closes ? close_behind(fd, request) : REFUSAL_GIVEN;
+    }
     if (refusal != REFUSAL_NOT)
         count(fd, WHEN_FULL_BUSY, reason);
     errno = saved;
