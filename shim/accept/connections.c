@@ -165,7 +165,7 @@ static void note_family(struct segment *segment, int family)
         atomic_fetch_or(&segment->families, bit);
 }
 
-void connections_commit(int fd, int family, bool auditable, uint32_t peer)
+void connections_commit(int fd, struct connection_origin origin, bool auditable, uint32_t peer)
 {
     struct segment *segment = service.segment;
     struct segment_process *self = service_self();
@@ -183,21 +183,21 @@ void connections_commit(int fd, int family, bool auditable, uint32_t peer)
         return;
     }
     struct segment_conn *conn = &segment->conn[slot];
-    note_family(segment, family);
+    note_family(segment, origin.family);
     atomic_store(&conn->inode, sockdiag_inode(fd));
     atomic_store(&conn->accepted_ns, monotonic_ns());
     atomic_store(&conn->peer, peer);
     atomic_store(&conn->grant, 0);
     atomic_store(&conn->told_sndbuf, 0);
     atomic_store(&conn->flags, (auditable && !service.foreign_network ? 0U : CONN_FOREIGN) |
-                                   (family == AF_UNIX ? CONN_UNIX : 0U) |
+                                   (origin.family == AF_UNIX ? CONN_UNIX : 0U) |
                                    (service.self == 0 ? CONN_SHARED : 0U));
     atomic_store(&conn->holders, holder_bits(service.self));
     atomic_store(&local_references[slot], 1);
     atomic_store(&segment->conn_state[slot], generation << 2 | CONN_OPEN);
     reservation_change_ends();
     descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, generation));
-    connection_features->begins(fd, slot, generation, family, false);
+    connection_features->begins(fd, slot, generation, origin);
     service_count(COUNTER_ACCEPTED, 1);
     gauge_raise_peak(&self->counter[COUNTER_CONNS_PEAK], gauge_count(&self->conns));
     gauge_raise_peak(&segment->conns_peak, gauge_count(&segment->conns));
@@ -208,7 +208,7 @@ void connections_count(int fd, int family)
     reservation_change_begins();
     gauge_take(&service.segment->conns, UINT64_MAX);
     gauge_take(&service_self()->conns, UINT64_MAX);
-    connections_commit(fd, family, true, 0);
+    connections_commit(fd, (struct connection_origin){.family = family, .status = -1}, true, 0);
 }
 
 bool connections_adopt(int fd, uint64_t inode)
@@ -235,9 +235,12 @@ bool connections_adopt(int fd, uint64_t inode)
         reservation_change_ends();
         descriptor_put(fd, descriptor_make(DESCRIPTOR_CONN, slot, state >> 2));
         if (first)
-            connection_features->begins(fd, slot, state >> 2,
-                                        atomic_load(&conn->flags) & CONN_UNIX ? AF_UNIX : AF_INET,
-                                        true);
+            connection_features->begins(
+                fd, slot, state >> 2,
+                (struct connection_origin){
+                    .family = atomic_load(&conn->flags) & CONN_UNIX ? AF_UNIX : AF_INET,
+                    .status = -1,
+                    .inherited = true});
         return true;
     }
     return false;

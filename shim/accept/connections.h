@@ -24,7 +24,7 @@
 
 /* Fills the reserved slot with the accepted `fd`, and tracks it. `auditable`: sock_diag lists it.
  */
-void connections_commit(int fd, int family, bool auditable, uint32_t peer);
+void connections_commit(int fd, struct connection_origin origin, bool auditable, uint32_t peer);
 
 /*
  * `fd` was accepted past all ceilings, in a sandbox that forbids what they take: it is counted, and

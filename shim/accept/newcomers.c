@@ -103,6 +103,15 @@ static void hand_out_parked(const struct admission *admission, int fd)
     listener_gates_ungate_accepted(admission->wait.listener, fd);
 }
 
+/* accept(2): on Linux nothing of the listener's flags is inherited. */
+static struct connection_origin origin_of(const struct admission *admission)
+{
+    return (struct connection_origin){
+        .family = admission->wait.listener->family,
+        .status = admission->flags & SOCK_NONBLOCK ? O_NONBLOCK : 0,
+    };
+}
+
 int newcomers_admit_parked(const struct admission *admission)
 {
     struct listener *listener = admission->wait.listener;
@@ -114,7 +123,7 @@ int newcomers_admit_parked(const struct admission *admission)
     if (fd < 0)
         return -1;
     hand_out_parked(admission, fd);
-    connections_commit(fd, listener->family, listener->auditable, peer);
+    connections_commit(fd, origin_of(admission), listener->auditable, peer);
     trace(TRACE_ACCEPT, "commit-parked", fd, "listener", (uint64_t)admission->wait.fd,
           "total-conns", gauge_count(&service.segment->conns));
     return fd;
@@ -318,7 +327,7 @@ int newcomers_take(struct admission *admission, bool reserved)
         return promise(admission, fd, key, GUEST_PROMISED);
     }
     listener_gates_ungate_accepted(listener, fd);
-    connections_commit(fd, listener->family, listener->auditable, peer);
+    connections_commit(fd, origin_of(admission), listener->auditable, peer);
     trace(TRACE_ACCEPT, "commit", fd, "listener", (uint64_t)admission->wait.fd, "total-conns",
           gauge_count(&service.segment->conns));
     hand_out_address(admission, &from, length);

@@ -44,13 +44,20 @@ uint64_t reservation_rate_wait(void);
  */
 bool reservation_full_for_certain(void);
 
+/* How a connection came to this process. */
+struct connection_origin {
+    int family;
+    long status;    /* its file status flags (F_GETFL), or -1: not known */
+    bool inherited; /* or received; not accepted here */
+};
+
 /*
  * What other rooms do for connections, since output has its own limits and waits their listeners.
  * Async-signal-safe; no lock is held; errno need not be kept.
  */
 struct connection_features {
     /* This process has a first descriptor for the connection: accepted, or inherited. */
-    void (*begins)(int fd, uint32_t slot, uint32_t generation, int family, bool inherited);
+    void (*begins)(int fd, uint32_t slot, uint32_t generation, struct connection_origin origin);
     /* It is about to close `fd`; and it has no descriptor for it any more. */
     void (*closes)(int fd, descriptor what);
     void (*ends)(uint32_t slot, uint32_t generation);

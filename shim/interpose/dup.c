@@ -47,10 +47,10 @@ INTERPOSE int dup3(int from, int to, int flags)
 }
 
 /* O_NONBLOCK may have changed. */
-static void reread(int fd)
+static void reread(int fd, long status)
 {
     listeners_reread(fd);
-    flows_reread(fd);
+    flows_reread(fd, status);
 }
 
 /* Whether the command makes a descriptor, or changes what is kept of a tracked one. */
@@ -70,7 +70,7 @@ static __attribute__((noinline)) int control(int (*real)(int, int, ...), int fd,
     if (command == F_DUPFD || command == F_DUPFD_CLOEXEC)
         descriptor_duplicated(fd, result);
     else if (command == F_SETFL)
-        reread(fd);
+        reread(fd, (long)(uint32_t)(uintptr_t)argument);
     return result;
 }
 
@@ -119,7 +119,7 @@ static __attribute__((noinline)) int ioctl_with_care(int fd, unsigned long reque
     if (result >= 0 && asks && !descriptor_untracked(fd))
         reading_told(fd, *(const int *)argument);
     else if (result >= 0 && (uint32_t)request == FIONBIO)
-        reread(fd);
+        reread(fd, -1);
     return result;
 }
 

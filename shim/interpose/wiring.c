@@ -124,11 +124,11 @@ static bool adopt_connection(int fd)
 
 /* --- what is done for connections --- */
 
-static void connection_begins(int fd, uint32_t slot, uint32_t generation, int family,
-                              bool inherited)
+static void connection_begins(int fd, uint32_t slot, uint32_t generation,
+                              struct connection_origin origin)
 {
-    flows_begin(fd, slot, generation, family);
-    if (inherited)
+    flows_begin(fd, slot, generation, origin.family, origin.status);
+    if (origin.inherited)
         flows_inherited(fd);
 }
 

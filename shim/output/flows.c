@@ -80,7 +80,7 @@ static void bring_in_line(int fd, struct flow *flow, void *context)
         return;
     }
     if (*mode)
-        flows_reread(fd);
+        flows_reread(fd, -1);
     EACH_FEATURE(feature, adjust)
     feature->adjust(fd, flow);
     flow_reconsider(flow);
@@ -174,7 +174,7 @@ static void clear(struct flow *flow)
     atomic_store(&flow->late_error, 0);
 }
 
-void flows_begin(int fd, uint32_t slot, uint32_t generation, int family)
+void flows_begin(int fd, uint32_t slot, uint32_t generation, int family, long status)
 {
     struct flow *flow = &flows[slot];
     clear(flow);
@@ -183,7 +183,7 @@ void flows_begin(int fd, uint32_t slot, uint32_t generation, int family)
     if (!flows_mode())
         return;
     int saved = errno;
-    flows_reread(fd);
+    flows_reread(fd, status);
     EACH_FEATURE(feature, begin)
     feature->begin(fd, flow);
     flow_reconsider(flow);
@@ -207,13 +207,16 @@ void flows_end(uint32_t slot, uint32_t generation)
     atomic_store(&flows[slot].generation, 0);
 }
 
-void flows_reread(int fd)
+void flows_reread(int fd, long status)
 {
     struct flow *flow = flow_of(fd);
     int saved = errno;
-    long status = flow ? kernel_call(SYS_fcntl, fd, F_GETFL) : -1;
+    if (flow && status < 0)
+        status = kernel_call(SYS_fcntl, fd, F_GETFL);
+    if (flow && status >= 0)
+        atomic_store_explicit(&flow->blocks, !(status & O_NONBLOCK), memory_order_relaxed);
     /* Readiness by signal is an edge that cannot be given again. */
-    if (status >= 0)
+    if (flow && status >= 0)
         flow_sign(flow, status & O_NONBLOCK && !(status & O_ASYNC) ? FLOW_NONBLOCKING : 0,
                   status & O_NONBLOCK && !(status & O_ASYNC) ? 0 : FLOW_NONBLOCKING);
     if (flow)

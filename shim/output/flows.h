@@ -57,6 +57,7 @@ struct flow {
     _Atomic uint64_t data;
     _Atomic uint64_t produced; /* bytes the program wrote */
     _Atomic bool careful;      /* writes must be looked after: see writing.h */
+    _Atomic bool blocks;       /* it has no O_NONBLOCK, as last seen */
     /* metering.h */
     _Atomic uint32_t window, quiet, turn, turn_taken, refusals;
     /* reading.h: bytes of input that the program was told are there; SO_RCVLOWAT, 0 when not known
@@ -250,8 +251,9 @@ static inline bool flow_untroubled(const struct flow *flow)
 /* The mode or the grant changed: works out anew whether its writes must be looked after. */
 void flow_reconsider(struct flow *flow);
 
-/* A connection came: accepted, inherited or received. */
-void flows_begin(int fd, uint32_t slot, uint32_t generation, int family);
+/* A connection came: accepted, inherited or received. `status`: its file status flags, or -1 when
+ * they are not known. */
+void flows_begin(int fd, uint32_t slot, uint32_t generation, int family, long status);
 
 /* After flows_begin, when it was inherited or received: its program may write where nobody looks.
  */
@@ -260,8 +262,9 @@ void flows_inherited(int fd);
 /* This process has no descriptor for it any more. */
 void flows_end(uint32_t slot, uint32_t generation);
 
-/* fcntl or ioctl may have changed O_NONBLOCK. */
-void flows_reread(int fd);
+/* fcntl or ioctl may have changed O_NONBLOCK. `status`: what the flags are now, or -1: to be asked.
+ */
+void flows_reread(int fd, long status);
 
 /* Bytes that the kernel holds for sending: SIOCOUTQ. */
 uint32_t flow_queued(int fd);

@@ -371,7 +371,8 @@ ssize_t reads_message(int fd, struct flow *flow, struct msghdr *message, int fla
     struct request *request = request_of(flow);
     if (!request || request_phase(request) == PHASE_STREAM || flags & (MSG_OOB | MSG_ERRQUEUE))
         return pass(fd, request, message, flags);
-    bool blocking = !(flags & MSG_DONTWAIT) && !(flow_signs(flow) & FLOW_NONBLOCKING);
+    bool blocking =
+        !(flags & MSG_DONTWAIT) && atomic_load_explicit(&flow->blocks, memory_order_relaxed);
     answers_end(request);
     for (;;) {
         size_t most;
