@@ -217,6 +217,7 @@ INTERPOSE int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fla
             messages[0].msg_len = (unsigned)result;
         return result < 0 ? -1 : 1;
     }
+    reading_unseen(fd);
     int result = REAL(recvmmsg)(fd, messages, count, flags, timeout);
     for (int i = 0; i < result; i++)
         passing_received(&messages[i].msg_hdr);

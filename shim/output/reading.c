@@ -203,6 +203,6 @@ struct reading reading_begin_message(int fd, const struct msghdr *message, int f
 bool reading_metered(int fd)
 {
     const struct flow *flow = flow_of(fd);
-    return flow && ((flows_mode() & FLOWS_PAUSE && flow_signs(flow) & FLOW_NONBLOCKING) ||
-                    flows_mode() & FLOWS_REQUESTS);
+    return flow && flows_mode() & (FLOWS_PAUSE | FLOWS_REQUESTS) &&
+           flow_signs(flow) & FLOW_NONBLOCKING;
 }
