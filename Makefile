@@ -239,7 +239,8 @@ bench: tests
 
 # --- hostile input: libFuzzer, with the sanitizers ---
 
-FUZZ := limits busy segment
+FUZZ_REQUESTS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_request_*.c))
+FUZZ := limits busy segment $(FUZZ_REQUESTS)
 FUZZ_SECONDS ?= 3600
 FUZZ_BUILD := $(BUILD)/fuzz
 FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE -Ishim $(filter-out -Wmissing-prototypes,$(WARNINGS)) -O1 -g -fPIC \
@@ -255,7 +256,7 @@ $(FUZZ_BUILD)/%.o: %.c
 	$(call say,CC)
 	$(Q)clang $(FUZZ_FLAGS) -c -o $@ $<
 
-$(FUZZ_BUILD)/limits $(FUZZ_BUILD)/busy: $(FUZZ_BUILD)/%: $(FUZZ_BUILD)/tests/fuzz/fuzz_%.o $(FUZZ_SHARED)
+$(addprefix $(FUZZ_BUILD)/,limits busy $(FUZZ_REQUESTS)): $(FUZZ_BUILD)/%: $(FUZZ_BUILD)/tests/fuzz/fuzz_%.o $(FUZZ_SHARED)
 	$(call say,LD)
 	$(Q)clang -fsanitize=fuzzer,address,undefined -o $@ $^
 

@@ -131,6 +131,19 @@ static bool token_number(const struct request_stream *stream, size_t from, uint6
     return stream->kept_length > from;
 }
 
+/* Behind what is kept of a token: how many bytes follow the line. */
+static void set_value_length(struct request_stream *stream, uint32_t length)
+{
+    memcpy(stream->kept + TOKEN_KEPT, &length, sizeof length);
+}
+
+static uint32_t value_length(const struct request_stream *stream)
+{
+    uint32_t length;
+    memcpy(&length, stream->kept + TOKEN_KEPT, sizeof length);
+    return length;
+}
+
 /* Of a command that a value follows: key, flags, time, length; key and length of a meta command. */
 static bool stores_well(struct request_stream *stream, const struct shape *shape, size_t length)
 {
@@ -139,7 +152,7 @@ static bool stores_well(struct request_stream *stream, const struct shape *shape
         return length <= KEY_MOST;
     if (stream->small == shape->value) {
         bool well = token_number(stream, 0, VALUE_MOST, &number);
-        stream->left = well ? number + 2 : 0;
+        set_value_length(stream, well ? (uint32_t)number + 2 : 0);
         return well;
     }
     if (stream->small == shape->compared)
@@ -156,6 +169,7 @@ static void begin_line(struct request_stream *stream)
     stream->kept_length = 0;
     stream->small = 0;
     stream->number = 0;
+    set_value_length(stream, 0);
 }
 
 static void know_command(struct request_stream *stream)
@@ -236,6 +250,7 @@ static void end_line(struct request_stream *stream, enum request_step *step)
     stream->flags |= REQUEST_HEAD_WHOLE;
     stream->kept_length = 0;
     stream->phase = IN_VALUE;
+    stream->left = value_length(stream);
     if (stream->left == 0)
         end_command(stream, step);
 }

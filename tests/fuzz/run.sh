@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 build=$1
 seconds=$2
 failed=0
-for name in limits busy segment; do
+for name in limits busy segment $(basename -s .c -a tests/fuzz/fuzz_request_*.c | sed s/fuzz_//); do
     mkdir -p "$build/found/$name" "$build/crashes"
     if ASAN_OPTIONS=detect_leaks=0 "$build/$name" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 \
         -print_final_stats=1 -close_fd_mask=3 -artifact_prefix="$build/crashes/$name-" "$build/found/$name" \
