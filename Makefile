@@ -9,7 +9,7 @@
 #   make bench      what ceilings cost and save, and what overload does with and without them
 #   make fuzz       hostile input for FUZZ_SECONDS each (3600)
 #   make test-kernels   the probe, the units and real servers on Debian's kernels, under qemu
-#   make lint       clang-format, cppcheck, and what the library asks of libc
+#   make lint       clang-format, cppcheck, floors, the segment's layout, and what the library asks of libc
 VERSION := 0.1.0
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
@@ -294,6 +294,7 @@ lint: $(BUILD)/libbackpressure.so
 	BUILD=$(BUILD) tests/unit/test_symbols.sh
 	/usr/bin/python3 tests/unit/test_comments.py
 	/usr/bin/python3 tests/unit/test_floors.py
+	BUILD=$(BUILD) /usr/bin/python3 tests/unit/test_layout.py
 
 # --- installing ---
 
