@@ -217,17 +217,32 @@ class Running:
         shutil.rmtree(self.directory, ignore_errors=True)
         subprocess.run([BUILD + "/bpctl", "ls"], check=False, capture_output=True)  # clears what ended
 
-    def memory_mb(self):
-        """Resident memory of the server and all its children, in MB."""
-        pids, total = [str(self.process.pid)], 0
+    def family(self):
+        """Process ids of the server and all its children, with the fields of their stat from the state on."""
+        fields, pids = {}, [str(self.process.pid)]
         for entry in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as file:
-                    if file.read().rsplit(")", 1)[1].split()[1] in pids:
-                        pids.append(entry)
+                    fields[entry] = file.read().rsplit(")", 1)[1].split()
             except OSError:
                 pass
         for pid in pids:
+            pids += [entry for entry, its in fields.items() if its[1] == pid]
+        return {pid: fields[pid] for pid in pids if pid in fields}
+
+    def cpu_seconds(self):
+        """What the server took of the processors so far, with its children, those that ended, and what stands in
+        front of it."""
+        ticks = sum(sum(map(int, its[11:15])) for its in self.family().values())
+        for helper in self.helpers:
+            with open(f"/proc/{helper.pid}/stat", encoding="ascii") as file:
+                ticks += sum(map(int, file.read().rsplit(")", 1)[1].split()[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory_mb(self):
+        """Resident memory of the server and all its children, in MB."""
+        total = 0
+        for pid in self.family():
             try:
                 with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
                     total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))

@@ -9,7 +9,8 @@ up after a second; databases by transactions of three statements.
 Bare, behind HAProxy, and under the shim: a ceiling of 8 and a delay (fixed), the delay alone, ceilings found by
 themselves with and without the delay, and the ceiling on connections for comparison (conns). Each variant starts the
 server anew; before and after each load its own best is measured, with 4 connections that are never idle: other
-work on the machine weighs on both alike. Medians of the rounds. Answers count that came within the clients'
+work on the machine weighs on both alike. `worth` is the same by the second of processor time that the server took,
+whatever else ran. Medians of the rounds. Answers count that came within the clients'
 patience; a transaction counts once it is committed, and is broken where it is refused or cut off after its BEGIN.
 
 Prints a table for each server and what of it should hold, and leaves build/requests.json and build/requests.svg.
@@ -18,6 +19,7 @@ Prints a table for each server and what of it should hold, and leaves build/requ
 """
 import argparse
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -44,25 +46,30 @@ STANDARD = ["bare", "haproxy", "fixed", "delay", "auto", "auto-delay"]
 SHORT = {"variants": ["bare", "haproxy", "fixed", "auto"], "loads": [2, 10], "seconds": 10, "lead": 5, "rounds": 1}
 # Enough kept connections for a server to be at its best, never so many that it is overloaded.
 FEW = 4
-COLUMNS = ("load", "best/s", "goodput/s", "share", "p50 ms", "p99 ms", "refused/s", "after ms", "gave up", "lost",
+COLUMNS = ("load", "best/s", "goodput/s", "share", "worth", "p50 ms", "p99 ms", "refused/s", "after ms", "gave up", "lost",
            "broken", "never", "Jain")
 
 
-def offer(port, server, clients, rate, seconds, lead=0.0):
-    """What came of it that so many clients asked at this rate in all (0: each again at once) for that long."""
+def offer(running, server, clients, rate, seconds, lead=0.0, front=False):
+    """What came of it that so many clients asked at this rate in all (0: each again at once) for that long; directly,
+    or through what stands in front."""
     command = [BUILD + "/tests/keptloop", "-c", str(clients), "-r", f"{rate:.3f}", "-s", str(seconds), "-l", str(lead),
-               "-p", str(PATIENCE_MS), str(port), server.dialect, *server.questions()]
+               "-p", str(PATIENCE_MS), str(running.front if front else running.port), server.dialect, *server.questions()]
+    before = running.cpu_seconds()
     said = subprocess.run(on_cores(CORES[HALF:], command), check=True, stdout=subprocess.PIPE)
-    return json.loads(said.stdout)
+    took = running.cpu_seconds() - before
+    result = json.loads(said.stdout)
+    result["per_cpu_second"] = sum(result["series"]) / took if took else 0
+    return result
 
 
 def best_now(running, server, seconds=1.5):
-    """The server's own best, directly, once what was left behind by clients that gave up is worked off."""
+    """The server's own best, directly, once what clients that gave up left behind is worked off."""
     until = time.monotonic() + 60
-    while offer(running.port, server, 1, 0, 0.3)["served"] < 0.1 * 300 / overload.WORK_MS:
+    while offer(running, server, 1, 0, 0.3)["served"] < 0.1 * 300 / overload.WORK_MS:
         if time.monotonic() > until:
             break
-    return offer(running.port, server, FEW, 0, seconds, 0.3)["goodput"]
+    return offer(running, server, FEW, 0, seconds, 0.3)
 
 
 def calibrate(server):
@@ -70,12 +77,12 @@ def calibrate(server):
     with Running(server) as running:
         server.populate(running.port)
         for _ in range(4):
-            offer(running.port, server, FEW, 0, 1)
-            alone = offer(running.port, server, 1, 0, 1)
+            offer(running, server, FEW, 0, 1)
+            alone = offer(running, server, 1, 0, 1)
             if not alone["served"]:
                 raise SystemExit(f"requests.py: {server.name} serves nobody; it says: {alone['last_refusal']}")
             server.turns = max(1, int(server.turns * overload.WORK_MS / alone["p50_ms"]))
-        return offer(running.port, server, 1, 0, 3)["p99_ms"]
+        return offer(running, server, 1, 0, 3)["p99_ms"]
 
 
 def measure(server, variant, options, round_number, results):
@@ -83,35 +90,37 @@ def measure(server, variant, options, round_number, results):
     limits = VARIANTS[variant]
     with Running(server, limits and limits.format(ceiling=server.ceiling)) as running:
         server.populate(running.port)
-        offer(running.port, server, FEW, 0, 2)
-        best, front = best_now(running, server), running.port
+        offer(running, server, FEW, 0, 2)
         if variant == "haproxy":
             overload.behind_haproxy(running, "http-reuse always")
-            front = running.front
+        before = best_now(running, server)
         for load in options.loads:
-            result = offer(front, server, options.clients, load * best, options.seconds, options.lead)
+            result = offer(running, server, options.clients, load * before["goodput"], options.seconds, options.lead,
+                           front=True)
             after = best_now(running, server)
-            result["best"] = (best + after) / 2
-            result["share"] = result["goodput"] / result["best"] if result["best"] else 0
+            bests = {key: (before[key] + after[key]) / 2 for key in ("goodput", "per_cpu_second")}
+            result["best"] = bests["goodput"]
+            result["share"] = result["goodput"] / (bests["goodput"] or 1)
+            result["worth"] = result["per_cpu_second"] / (bests["per_cpu_second"] or 1)
             result["refusals"] = result["refused"] / options.seconds
             result["round"] = round_number
             results.setdefault((variant, load), []).append(result)
             print_row(f"{variant} {round_number + 1}" if options.rounds > 1 else variant, load, medians([result]))
-            best = after or best
+            before = after if after["served"] else before
 
 
 def medians(outcomes):
     """Of what each round measured. The worst round speaks for what must never happen."""
     row = {key: statistics.median(each[key] for each in outcomes) for key in
-           ("best", "goodput", "share", "p50_ms", "p99_ms", "refusals", "refusal_p50_ms", "gave_up", "lost", "jain",
+           ("best", "goodput", "share", "worth", "p50_ms", "p99_ms", "refusals", "refusal_p50_ms", "gave_up", "lost", "jain",
             "never_served")}
     row["broken"] = max(each["broken"] for each in outcomes)
     return row
 
 
 def print_row(name, load, row):
-    print(f"  {name:<12} {load:>5g} {row['best']:>9.1f} {row['goodput']:>9.1f} {row['share']:>9.2f} {row['p50_ms']:>9.1f} "
-          f"{row['p99_ms']:>9.1f} {row['refusals']:>9.0f} {row['refusal_p50_ms']:>9.1f} {row['gave_up']:>9.0f} "
+    print(f"  {name:<12} {load:>5g} {row['best']:>9.1f} {row['goodput']:>9.1f} {row['share']:>9.2f} {row['worth']:>9.2f} "
+          f"{row['p50_ms']:>9.1f} {row['p99_ms']:>9.1f} {row['refusals']:>9.0f} {row['refusal_p50_ms']:>9.1f} {row['gave_up']:>9.0f} "
           f"{row['lost']:>9.0f} {row['broken']:>9} {row['never_served']:>9.0f} {row['jain']:>9.2f}", flush=True)
 
 
@@ -173,6 +182,36 @@ def compare(server, options):
     return results
 
 
+PGBENCH_SCRIPT = """\\set id random(0, 19)
+BEGIN;
+SELECT n FROM counts WHERE id = :id;
+{work};
+UPDATE counts SET n = n + 1 WHERE id = :id;
+COMMIT;
+"""
+
+
+def pgbench(server, options):
+    """What pgbench makes of it, which goes on after an error that it knows, and ends a client after any other."""
+    with Running(server, VARIANTS["fixed"].format(ceiling=server.ceiling)) as running:
+        server.populate(running.port)
+        script = running.directory + "/script"
+        with open(script, "w", encoding="ascii") as file:
+            file.write(PGBENCH_SCRIPT.format(work=server.work % server.turns))
+        best = offer(running, server, FEW, 0, 3, 1)["goodput"]
+        said = subprocess.run(on_cores(CORES[HALF:], [
+            "pgbench", "-n", "-c", "100", "-T", f"{options.seconds:.0f}", "-f", script, "--max-tries=1000",
+            "--failures-detailed", "-h", "127.0.0.1", "-p", str(running.port), "-U", "postgres", "postgres"]),
+            check=False, capture_output=True, text=True)
+    found = {word: re.search(word + r".*?([\d.]+)", said.stdout) for word in
+             ("tps =", "number of failed transactions:", "transactions retried:", "total number of retries:")}
+    print(f"  pgbench, 100 clients, best {best:.0f}/s: " + ", ".join(
+        f"{word.rstrip('=: ')} {match.group(1) if match else '?'}" for word, match in found.items()) +
+        f", clients aborted {said.stderr.count(' aborted ')}", flush=True)
+    if said.stderr:
+        print("    " + said.stderr.strip().splitlines()[0])
+
+
 def calm(server, options):
     """Offers so many at 0.8 of the capacity, and says how many were refused."""
     calibrate(server)
@@ -182,9 +221,9 @@ def calm(server, options):
         try:
             with Running(server, VARIANTS[variant].format(ceiling=server.ceiling)) as running:
                 server.populate(running.port)
-                offer(running.port, server, FEW, 0, 2)
-                rate = 0.8 * best_now(running, server, 5)
-                result = offer(running.port, server, options.clients, rate, options.calm / rate)
+                offer(running, server, FEW, 0, 2)
+                rate = 0.8 * best_now(running, server, 5)["goodput"]
+                result = offer(running, server, options.clients, rate, options.calm / rate)
         except NotStarted as why:
             print(f"{server.name}, {variant}: does not start: {why}")
             continue
@@ -253,6 +292,8 @@ def main():
                 calm(server, options)
             else:
                 everything[name] = compare(server, options)
+                if name == "postgres" and "fixed" in options.variants and shutil.which("pgbench"):
+                    pgbench(server, options)
         finally:
             server.drop()
     if everything:
