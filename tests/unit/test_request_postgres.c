@@ -55,8 +55,8 @@ static void real_conversations_are_understood(void **state)
         {"request_postgres/lo", "srttttttx", STREAM_REQUESTS},
         {"request_postgres/no_database", "ss", STREAM_REQUESTS},
         /* A create; three in a series; begin, insert, commit at once, each with its Sync; one
-         * that fails in a series; parts of a series, flushed. */
-        {"request_postgres/pipeline", "srrrrtrrx", STREAM_REQUESTS},
+         * that fails in a series; parts of a series, flushed and answered before its end. */
+        {"request_postgres/pipeline", "srrrrtrtx", STREAM_REQUESTS},
         {"request_postgres/replication", "s", STREAM_ALONE},
         {"request_postgres/scram", "ssssrx", STREAM_REQUESTS},
         /* Among others an error inside, two-phase commits, a notice, LISTEN and NOTIFY. */
