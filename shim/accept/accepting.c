@@ -5,6 +5,7 @@
 #include "accept/admission.h"
 #include "accept/audit.h"
 #include "accept/connections.h"
+#include "accept/exemption.h"
 #include "accept/lateness.h"
 #include "accept/newcomers.h"
 #include "accept/since_wait.h"
@@ -150,7 +151,7 @@ enum report accepting_screen(struct listener *listener, int fd)
         return REPORT_LATER;
     }
     bool room = reservation_room() == RESERVED;
-    bool promises = room || newcomers_anybody_exempt() || newcomers_when_full() == WHEN_FULL_HOLD;
+    bool promises = room || exemption_possible() || newcomers_when_full() == WHEN_FULL_HOLD;
     if ((room && !doubtful(listener)) || (promises && !may_promise(listener)))
         return REPORT_NOW;
     return turn_away_until_welcome(listener, fd);

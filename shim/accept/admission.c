@@ -3,6 +3,7 @@
 
 #include "accept/audit.h"
 #include "accept/connections.h"
+#include "accept/exemption.h"
 #include "accept/flood.h"
 #include "accept/lateness.h"
 #include "accept/listener_gates.h"
@@ -74,8 +75,8 @@ bool admission_shut(void)
         return false;
     enum reservation room = reservation_room();
     return room == RESERVATION_PAUSED ||
-           (room != RESERVED && newcomers_when_full() == WHEN_FULL_HOLD &&
-            !newcomers_anybody_exempt() && lateness_target() == LIMIT_OFF);
+           (room != RESERVED && newcomers_when_full() == WHEN_FULL_HOLD && !exemption_possible() &&
+            lateness_target() == LIMIT_OFF);
 }
 
 /*
@@ -95,7 +96,7 @@ static bool wants_a_look(const struct listener *listener)
 bool admission_takes_to_look_at(const struct listener *listener)
 {
     return wants_a_look(listener) ||
-           (newcomers_anybody_exempt() && waiting_room_has_space(listeners_index(listener)));
+           (exemption_possible() && waiting_room_has_space(listeners_index(listener)));
 }
 
 bool admission_lets_in(const struct listener *listener)

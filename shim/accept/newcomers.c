@@ -2,6 +2,7 @@
 #include "accept/newcomers.h"
 
 #include "accept/connections.h"
+#include "accept/exemption.h"
 #include "accept/flood.h"
 #include "accept/lateness.h"
 #include "accept/listener_gates.h"
@@ -30,11 +31,6 @@ enum when_full newcomers_when_full(void)
     return (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);
 }
 
-bool newcomers_anybody_exempt(void)
-{
-    return segment_limit(service.segment, LIMIT_EXEMPT) != 0;
-}
-
 /* How those are turned away that hold keeps waiting for too long. */
 static enum when_full refusal(void)
 {
@@ -51,7 +47,7 @@ static void shed_parked_at(uint32_t index, struct listener *listener, uint64_t t
                           target)) {
         int fd = waiting_room_take_first(index);
         if (fd >= 0)
-            shedding_refuse(fd, refusal(), true, true);
+            shedding_refuse(fd, SHEDDING_KNOWN, refusal(), true, true);
     }
 }
 
@@ -59,7 +55,7 @@ static void refuse_parked_at(uint32_t index)
 {
     int fd;
     while ((fd = waiting_room_take_first(index)) >= 0)
-        shedding_refuse(fd, newcomers_when_full(), false, true);
+        shedding_refuse(fd, SHEDDING_KNOWN, newcomers_when_full(), false, true);
 }
 
 void newcomers_attend(void)
@@ -90,7 +86,7 @@ static void hand_out_address(const struct admission *admission, const struct soc
 }
 
 /* It may have been accepted under other flags than this accept's; unparked with FD_CLOEXEC. */
-static void hand_out_parked(const struct admission *admission, int fd)
+static struct sockaddr_storage hand_out_parked(const struct admission *admission, int fd)
 {
     struct sockaddr_storage from = {0};
     socklen_t length = sizeof from;
@@ -101,6 +97,7 @@ static void hand_out_parked(const struct admission *admission, int fd)
         length = 0; /* the client has gone; accept(2) hands such connections out, too */
     hand_out_address(admission, &from, length);
     listener_gates_ungate_accepted(admission->wait.listener, fd);
+    return from;
 }
 
 /* accept(2): on Linux nothing of the listener's flags is inherited. */
@@ -110,6 +107,15 @@ static struct connection_origin origin_of(const struct admission *admission)
         .family = admission->wait.listener->family,
         .status = admission->flags & SOCK_NONBLOCK ? O_NONBLOCK : 0,
     };
+}
+
+/* Who is exempt by address is not counted. Who came in for the sake of one request has a slot above
+ * the ceilings: what else it asks on this connection is not exempt. */
+static void track_exempt(const struct admission *admission, int fd,
+                         const struct sockaddr_storage *from)
+{
+    if (!exemption_by_address(from))
+        connections_count(fd, admission->wait.listener->family);
 }
 
 int newcomers_admit_parked(const struct admission *admission)
@@ -135,7 +141,8 @@ int newcomers_admit_exempt(const struct admission *admission)
     if (fd < 0)
         return -1;
     descriptor_put(fd, 0);
-    hand_out_parked(admission, fd);
+    struct sockaddr_storage from = hand_out_parked(admission, fd);
+    track_exempt(admission, fd, &from);
     return fd;
 }
 
@@ -161,7 +168,8 @@ static int refuse(struct admission *admission, int fd, enum when_full how, bool 
     listeners_note_refusal(admission->wait.listener);
     trace(TRACE_ACCEPT, late ? "refuse-late" : "refuse", fd, "listener",
           (uint64_t)admission->wait.fd, "refusals", admission->refusals);
-    shedding_refuse(fd, how, late, newcomers_attended(admission));
+    shedding_refuse(fd, listeners_index(admission->wait.listener), how, late,
+                    newcomers_attended(admission));
     return TRY_AGAIN;
 }
 
@@ -213,22 +221,6 @@ static int turn_away_peer(struct admission *admission, int fd, struct peer_key k
 }
 
 /* --- taking one out of the kernel's queue --- */
-
-static bool is_exempt(const struct sockaddr_storage *from)
-{
-    uint8_t address[16] = {[10] = 0xff, [11] = 0xff};
-    if (!newcomers_anybody_exempt())
-        return false;
-    if (from->ss_family == AF_INET)
-        memcpy(address + 12, &((const struct sockaddr_in *)from)->sin_addr, 4);
-    else if (from->ss_family == AF_INET6)
-        memcpy(address, &((const struct sockaddr_in6 *)from)->sin6_addr, 16);
-    else
-        return false;
-    struct limits limits;
-    segment_read_limits(service.segment, &limits);
-    return limits_exempt(&limits, address);
-}
 
 /* How long the client of the accepted `fd` waited: with queue-delay the kernel is asked about each,
  * otherwise now and then, to tell operators. */
@@ -288,8 +280,22 @@ static int hand_out_exempt(struct admission *admission, int fd, const struct soc
         return promise(admission, fd, (struct peer_key){{0}}, GUEST_EXEMPT);
     listener_gates_ungate_accepted(admission->wait.listener, fd);
     descriptor_put(fd, 0);
+    track_exempt(admission, fd, from);
     hand_out_address(admission, from, length);
     return fd;
+}
+
+/* There is no place for it, or it is late: unless its request is exempt it is refused, or held. */
+static int turn_away(struct admission *admission, int fd, const struct sockaddr_storage *from,
+                     socklen_t length, uint64_t waited_ns, bool late)
+{
+    enum when_full how = late ? refusal() : newcomers_when_full();
+    enum busy_recognition exempt = exemption_by_request(fd);
+    if (exempt == BUSY_RECOGNISED)
+        return hand_out_exempt(admission, fd, from, length);
+    if (how != WHEN_FULL_HOLD || exempt == BUSY_UNDECIDED)
+        return refuse(admission, fd, how, late);
+    return park(admission, fd, peers_key(from), waited_ns);
 }
 
 int newcomers_take(struct admission *admission, bool reserved)
@@ -302,23 +308,18 @@ int newcomers_take(struct admission *admission, bool reserved)
     int fd = accept_real(admission, &from, &length);
     if (fd < 0)
         return nobody_came(admission, reserved);
-    if (is_exempt(&from)) {
+    struct peer_key key = peers_key(&from);
+    if (exemption_by_address(&from)) {
         if (reserved)
             newcomers_give_slot_back(admission);
         return hand_out_exempt(admission, fd, &from, length);
     }
-    struct peer_key key = peers_key(&from);
     struct queue_client client = ask_about(admission, fd);
-    if (is_late(admission, client)) {
-        if (reserved)
-            newcomers_give_slot_back(admission);
-        return refuse(admission, fd, refusal(), true);
-    }
-    if (!reserved) {
-        if (newcomers_when_full() != WHEN_FULL_HOLD)
-            return refuse(admission, fd, newcomers_when_full(), false);
-        return park(admission, fd, key, client.waited_ns);
-    }
+    bool late = is_late(admission, client);
+    if (late && reserved)
+        newcomers_give_slot_back(admission);
+    if (late || !reserved)
+        return turn_away(admission, fd, &from, length, client.waited_ns, late);
     if (!peers_reserve(key, true, &peer))
         return turn_away_peer(admission, fd, key, client.waited_ns);
     if (admission->screening) {

@@ -37,8 +37,7 @@ void newcomers_bill(struct admission *admission);
  * everybody but the exempt where clients are not held and the slots are taken. */
 void newcomers_attend(void);
 
-/* What `when-full` says, and whether anybody is exempt. */
+/* What `when-full` says. */
 enum when_full newcomers_when_full(void);
-bool newcomers_anybody_exempt(void);
 
 #endif

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "accept/shedding.h"
 
+#include "accept/exemption.h"
+#include "accept/waiting_room.h"
+
 #include "base/due.h"
 #include "base/polling.h"
 #include "base/real.h"
@@ -34,6 +37,8 @@ static struct lingering {
     int fd;
     enum stage stage;
     bool late;
+    enum when_full how;
+    uint32_t listener; /* SHEDDING_KNOWN: its request is not exempt */
     uint64_t until_ns;
 } lingering[LINGER_MAX];
 _Atomic uint32_t shedding_lingering_count;
@@ -158,14 +163,49 @@ static bool drained(int fd)
     return false;
 }
 
+/* Lets it in, or has it wait, after all. */
+static bool park(int fd, const struct lingering *who, enum guest_kind kind)
+{
+    struct sockaddr_storage from = {0};
+    socklen_t length = sizeof from;
+    struct guest guest = {.kind = kind, .since_ns = monotonic_ns()};
+    kernel_call(SYS_getpeername, fd, &from, &length);
+    guest.key = peers_key(&from);
+    bool ours = descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_OWN;
+    descriptor what = ours ? descriptor_take(fd) : 0;
+    if (waiting_room_park(who->listener, fd, guest))
+        return true;
+    if (ours)
+        descriptor_put(fd, what);
+    return false;
+}
+
+/* What becomes of somebody whose request may be exempt. True when that is settled, and `stage` says
+ * how. */
+static bool settle_exempt(int fd, const struct lingering *who, bool out_of_time, enum stage *stage)
+{
+    if (who->listener == SHEDDING_KNOWN)
+        return false;
+    enum busy_recognition exempt = exemption_by_request(fd);
+    if (exempt == BUSY_UNDECIDED && !out_of_time)
+        return true;
+    *stage = STAGE_NONE;
+    if (exempt == BUSY_RECOGNISED)
+        return park(fd, who, GUEST_EXEMPT);
+    return who->how == WHEN_FULL_HOLD && park(fd, who, GUEST_HELD);
+}
+
 /* One step; the stage to go on with, or STAGE_NONE when the connection is closed. */
-static enum stage advance(int fd, enum stage stage, bool out_of_time, bool late)
+static enum stage advance(int fd, enum stage stage, bool out_of_time, const struct lingering *who)
 {
     if (stage == STAGE_AWAIT_REQUEST) {
-        enum request request = respond(fd, out_of_time);
-        if (request == REQUEST_NOT_YET)
+        if (settle_exempt(fd, who, out_of_time, &stage))
             return stage;
-        count_refusal(late, request == REQUEST_HOPELESS);
+        enum request request =
+            who->how == WHEN_FULL_RESET ? REQUEST_HOPELESS : respond(fd, out_of_time);
+        if (request == REQUEST_NOT_YET)
+            return STAGE_AWAIT_REQUEST;
+        count_refusal(who->late, request == REQUEST_HOPELESS);
         if (request == REQUEST_HOPELESS)
             reset(fd);
         else if (request == REQUEST_FINISHED)
@@ -190,17 +230,17 @@ static uint64_t patience(enum stage stage)
 
 /* Waits for nothing more: answers or resets who has not heard yet, and closes. With no input left
  * unread an answer survives that. */
-static void finish(int fd, enum stage stage, bool late)
+static void finish(int fd, enum stage stage, const struct lingering *who)
 {
     while (stage != STAGE_NONE)
-        stage = advance(fd, stage, true, late);
+        stage = advance(fd, stage, true, who);
 }
 
 /* --- those who linger; the lock is held --- */
 
 static void end_lingering(struct lingering *entry)
 {
-    finish(entry->fd, entry->stage, entry->late);
+    finish(entry->fd, entry->stage, entry);
     entry->stage = STAGE_NONE;
     atomic_fetch_sub(&shedding_lingering_count, 1);
 }
@@ -239,7 +279,7 @@ static uint32_t lingering_most(int lowest)
 }
 
 /* The descriptor is moved out of the program's way; false when no more may linger. */
-static bool make_linger(int fd, enum stage stage, bool late)
+static bool make_linger(int fd, enum stage stage, const struct lingering *who)
 {
     uint32_t most = lingering_most(fd);
     if (most == 0)
@@ -250,8 +290,10 @@ static bool make_linger(int fd, enum stage stage, bool late)
     while (atomic_load(&shedding_lingering_count) >= most)
         end_lingering(least_hopeful());
     struct lingering *entry = free_entry();
-    *entry = (struct lingering){
-        .fd = fd, .stage = stage, .late = late, .until_ns = monotonic_ns() + patience(stage)};
+    *entry = *who;
+    entry->fd = fd;
+    entry->stage = stage;
+    entry->until_ns = monotonic_ns() + patience(stage);
     descriptor_put(fd, descriptor_make(DESCRIPTOR_OWN, (uint32_t)(entry - lingering), 0));
     atomic_fetch_add(&shedding_lingering_count, 1);
     spinlock_give(&lock);
@@ -282,19 +324,21 @@ static void refuse_by_reset(int fd, bool late)
     reset(fd);
 }
 
-static void refuse_by_answer(int fd, bool late, bool attended)
+static void refuse_by_answer(int fd, const struct lingering *who, bool attended)
 {
-    enum stage stage = advance(fd, STAGE_AWAIT_REQUEST, !attended, late);
-    if (stage != STAGE_NONE && !make_linger(fd, stage, late))
-        finish(fd, stage, late);
+    enum stage stage = advance(fd, STAGE_AWAIT_REQUEST, !attended, who);
+    if (stage != STAGE_NONE && !make_linger(fd, stage, who))
+        finish(fd, stage, who);
 }
 
-void shedding_refuse(int fd, enum when_full how, bool late, bool attended)
+void shedding_refuse(int fd, uint32_t listener, enum when_full how, bool late, bool attended)
 {
     int saved = errno;
+    struct lingering who = {.late = late, .how = how, .listener = listener};
     descriptor_put(fd, 0); /* the trace of an unseen close, if there is one */
-    if (how == WHEN_FULL_BUSY)
-        refuse_by_answer(fd, late, attended);
+    bool may_be_exempt = listener != SHEDDING_KNOWN && exemption_by_request(fd) == BUSY_UNDECIDED;
+    if (how != WHEN_FULL_RESET || may_be_exempt)
+        refuse_by_answer(fd, &who, attended);
     else
         refuse_by_reset(fd, late);
     errno = saved;
@@ -304,8 +348,9 @@ void shedding_linger(int fd)
 {
     int saved = errno;
     descriptor_put(fd, 0);
-    if (!make_linger(fd, STAGE_AWAIT_CLOSE, false))
-        finish(fd, STAGE_AWAIT_CLOSE, false);
+    struct lingering who = {.how = WHEN_FULL_BUSY, .listener = SHEDDING_KNOWN};
+    if (!make_linger(fd, STAGE_AWAIT_CLOSE, &who))
+        finish(fd, STAGE_AWAIT_CLOSE, &who);
     errno = saved;
 }
 
@@ -331,8 +376,7 @@ static void attend_all(uint64_t now)
         bool over = entry->stage == STAGE_AWAIT_CLOSE && fds[i].revents & POLLHUP;
         if (over)
             let_go(entry->fd);
-        enum stage stage =
-            over ? STAGE_NONE : advance(entry->fd, entry->stage, out_of_time, entry->late);
+        enum stage stage = over ? STAGE_NONE : advance(entry->fd, entry->stage, out_of_time, entry);
         if (stage != entry->stage)
             entry->until_ns = now + patience(stage);
         entry->stage = stage;

@@ -21,10 +21,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Refuses the connection `fd`, which becomes the shim's own: by busy reply or by reset. `late`: for
+/* For a client whose request is known not to be exempt. */
+#define SHEDDING_KNOWN UINT32_MAX
+
+/*
+ * Refuses the connection `fd`, accepted from the listener with this index, which becomes the shim's
+ * own: by busy reply or by reset. Should the request that it still has to make turn out to be
+ * exempt, it is let in by the waiting room; otherwise WHEN_FULL_HOLD parks it there. `late`: for
  * having waited longer than queue-delay. `attended`: a thread of the program comes back here soon;
- * otherwise a client that has not said yet what it wants is not waited for. */
-void shedding_refuse(int fd, enum when_full how, bool late, bool attended);
+ * otherwise a client that has not said yet what it wants is not waited for.
+ */
+void shedding_refuse(int fd, uint32_t listener, enum when_full how, bool late, bool attended);
 
 /* Takes over `fd`, a descriptor of the shim's own for a connection whose client was answered and
  * whose write side is shut: what still comes is dropped until the client has closed, or for a

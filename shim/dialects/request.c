@@ -167,3 +167,16 @@ size_t request_refuse(const struct request_stream *stream, const struct limits *
     const struct request_rules *rules = rules_of(stream);
     return rules && rules->refuse ? rules->refuse(stream, limits, closes, out, size) : 0;
 }
+
+enum busy_recognition request_exempt(const struct limits *limits, const char *bytes, size_t length)
+{
+    struct request_stream stream = {.state = STREAM_UNKNOWN};
+    enum request_step step;
+    request_ask(&stream, limits, bytes, length, &step);
+    if (stream.state == STREAM_UNKNOWN)
+        return BUSY_UNDECIDED;
+    if (stream.state == STREAM_REQUESTS && stream.flags & REQUEST_EXEMPT)
+        return BUSY_RECOGNISED;
+    return stream.state == STREAM_REQUESTS && !(stream.flags & REQUEST_HEAD_WHOLE) ? BUSY_UNDECIDED
+                                                                                   : BUSY_UNKNOWN;
+}

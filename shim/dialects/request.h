@@ -142,6 +142,10 @@ void request_refused(struct request_stream *stream);
 /* Bytes of the client went by unseen: nothing can be said of it any more. */
 void request_leave(struct request_stream *stream);
 
+/* Whether the first bytes of a connection are a request that exempt-request names; BUSY_UNDECIDED
+ * while they are too few to tell. */
+enum busy_recognition request_exempt(const struct limits *limits, const char *bytes, size_t length);
+
 /* Whether the client's next byte begins a request: nothing of one was seen that has not ended. */
 static inline bool request_between(const struct request_stream *stream)
 {
