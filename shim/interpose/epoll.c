@@ -6,6 +6,7 @@
 #include "interpose/interpose.h"
 #include "output/flows.h"
 #include "process/descriptors.h"
+#include "wait/epoll_filter.h"
 #include "wait/readiness.h"
 
 #include <limits.h>
@@ -62,7 +63,7 @@ static __attribute__((noinline)) int wait_with_care(int set, struct epoll_event 
                                                     int events_max, int timeout)
 {
     struct epoll_call call = {wait_real, set, events, events_max, NULL};
-    return readiness_wait(&call, timeout_from_ms(timeout));
+    return epoll_filter_wait(&call, timeout_from_ms(timeout));
 }
 
 static __attribute__((noinline)) int pwait_with_care(int set, struct epoll_event *events,
@@ -70,7 +71,7 @@ static __attribute__((noinline)) int pwait_with_care(int set, struct epoll_event
                                                      const sigset_t *signals)
 {
     struct epoll_call call = {pwait_real, set, events, events_max, signals};
-    return readiness_wait(&call, timeout_from_ms(timeout));
+    return epoll_filter_wait(&call, timeout_from_ms(timeout));
 }
 
 INTERPOSE int epoll_wait(int set, struct epoll_event *events, int events_max, int timeout)
@@ -94,5 +95,5 @@ INTERPOSE int epoll_pwait2(int set, struct epoll_event *events, int events_max,
     struct epoll_call call = {pwait2_real, set, events, events_max, signals};
     if (unconcerned(set) || !timespec_valid(timeout))
         return REAL(epoll_pwait2)(set, events, events_max, timeout, signals);
-    return readiness_wait(&call, timeout_from_timespec(timeout));
+    return epoll_filter_wait(&call, timeout_from_timespec(timeout));
 }

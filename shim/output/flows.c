@@ -24,13 +24,18 @@ static _Atomic uint32_t starved, standing;
 /* --- features --- */
 
 static const struct flow_feature *features[FLOW_FEATURES_MOST];
+static void (*attend[FLOW_FEATURES_MOST + 1])(void); /* those of them that have any; then NULL */
 
 void flows_take_part(const struct flow_feature *feature)
 {
-    unsigned i = 0;
+    unsigned i = 0, j = 0;
     while (i < FLOW_FEATURES_MOST - 1 && features[i])
         i++;
     features[i] = feature;
+    while (attend[j])
+        j++;
+    if (j < FLOW_FEATURES_MOST)
+        attend[j] = feature->attend;
 }
 
 #define EACH_FEATURE(feature, member)                                                              \
@@ -258,8 +263,8 @@ uint32_t flows_standing(void)
 
 void flows_attend(void)
 {
-    EACH_FEATURE(feature, attend)
-    feature->attend();
+    for (void (**each)(void) = attend; *each; each++)
+        (*each)();
 }
 
 void flows_after_fork_in_child(void)

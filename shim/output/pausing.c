@@ -12,7 +12,7 @@
 #define TOLD_MAX 64 /* connections told writable in one wait, whose answer is looked at */
 
 static _Thread_local uint32_t told[TOLD_MAX] __attribute__((tls_model("initial-exec")));
-static _Thread_local unsigned told_count __attribute__((tls_model("initial-exec")));
+_Thread_local unsigned pausing_told_count __attribute__((tls_model("initial-exec")));
 
 static bool writable(int fd)
 {
@@ -106,14 +106,14 @@ int pausing_control(int set, int operation, int fd, struct epoll_event *event)
 
 /* Connections that were told writable in this thread's last wait, and wrote nothing since, had
  * nothing to write: their sign was false. */
-void pausing_new_turn(void)
+void pausing_judge_told(void)
 {
-    for (unsigned i = 0; i < told_count; i++) {
+    for (unsigned i = 0; i < pausing_told_count; i++) {
         struct flow *flow = flow_at_slot(told[i]);
         if (flow && flow_signs(flow) & FLOW_TOLD_WRITABLE && flow_signs(flow) & FLOW_SIGNS)
             watches_resume(flow, FLOW_FALSE_SIGN, FLOW_FELL_SHORT | FLOW_TOLD_WRITABLE);
     }
-    told_count = 0;
+    pausing_told_count = 0;
 }
 
 bool pausing_judges(struct flow *flow, const struct epoll_event *event)
@@ -135,22 +135,20 @@ bool pausing_judges(struct flow *flow, const struct epoll_event *event)
 
 void pausing_tells_writable(struct flow *flow)
 {
-    if (told_count == TOLD_MAX) {
+    if (pausing_told_count == TOLD_MAX) {
         watches_resume(flow, FLOW_FALSE_SIGN, FLOW_FELL_SHORT);
         return;
     }
     flow_sign(flow, FLOW_TOLD_WRITABLE, 0);
-    told[told_count++] = flow_slot(flow);
+    told[pausing_told_count++] = flow_slot(flow);
 }
 
 /* --- poll and select --- */
 
-bool pausing_masks(int fd)
+bool pausing_masks(struct flow *flow)
 {
-    struct flow *flow = flow_of(fd);
-    if (!flow || !(flows_mode() & FLOWS_PAUSE))
-        return false;
-    if (flow_signs(flow) & FLOW_TOLD_WRITABLE) /* and it wrote nothing since */
+    /* Told, and it wrote nothing since: it has nothing to write. */
+    if (!(flows_mode() & FLOWS_PAUSE) || flow_signs(flow) & FLOW_TOLD_WRITABLE)
         return false;
     pausing_count(flow);
     return true;
@@ -179,7 +177,7 @@ static void adjust(int fd, struct flow *flow)
 
 static void after_fork_in_child(void)
 {
-    told_count = 0;
+    pausing_told_count = 0;
 }
 
 const struct flow_feature pausing_feature = {

@@ -18,9 +18,19 @@
 /* epoll_ctl(2) for an admitted connection, with its errors. */
 int pausing_control(int set, int operation, int fd, struct epoll_event *event);
 
+/* How many connections were told in this thread's last wait that they can be written to. */
+extern INTERNAL _Thread_local unsigned pausing_told_count
+    __attribute__((tls_model("initial-exec")));
+
+void pausing_judge_told(void);
+
 /* A wait of this thread begins: whoever was told in the last one that it could write, and did not,
  * had nothing to write. */
-void pausing_new_turn(void);
+static inline void pausing_new_turn(void)
+{
+    if (pausing_told_count)
+        pausing_judge_told();
+}
 
 /* What a wait makes of an event, in this order: whether pausing withholds its input; that this was
  * done; that the program is told by it that it can write. */
@@ -41,9 +51,9 @@ void pausing_fell_short(struct flow *flow);
 /* Whether a read on `fd` is to find nothing. If so, readability is reported once that is over. */
 bool pausing_withholds(int fd, struct flow *flow);
 
-/* For poll and select: whether readability of `fd`, asked for together with writability, is left
- * out; and that the program was told that it is writable. */
-bool pausing_masks(int fd);
+/* For poll and select: whether readability, asked for together with writability, is left out; and
+ * that the program was told that `fd` is writable. */
+bool pausing_masks(struct flow *flow);
 void pausing_told(int fd);
 
 #endif

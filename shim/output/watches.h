@@ -41,7 +41,7 @@ struct input_gate {
     /*
      * The kernel reports input of the admitted connection at `fd`, and nothing else withholds it:
      * may the program be told now? If not, the gate has called watches_withhold, or has answered
-     * the client itself. In poll and select also asked again on each turn while it waits.
+     * the client itself.
      */
     bool (*admits)(int fd, struct flow *flow);
     /* The program watches the connection for input from now on, by epoll_ctl. */

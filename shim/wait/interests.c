@@ -87,6 +87,15 @@ void interests_show(struct watched_set *set, struct interest *interest)
             interest->events, interest->data);
 }
 
+void interests_show_all(struct watched_set *set)
+{
+    spinlock_take(&lock);
+    for (unsigned i = 0; i < set->interests; i++)
+        if (set->interest[i].fd >= 0)
+            interests_show(set, &set->interest[i]);
+    spinlock_give(&lock);
+}
+
 /* --- what the program asks for --- */
 
 static struct watched_set *new_set(int fd)

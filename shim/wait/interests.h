@@ -78,6 +78,9 @@ struct interest *interests_of(struct watched_set *set, const struct epoll_event 
 void interests_hide(struct watched_set *set, struct interest *interest);
 void interests_show(struct watched_set *set, struct interest *interest);
 
+/* Puts back all that is in the set. Takes the lock. */
+void interests_show_all(struct watched_set *set);
+
 /* What is in sight, and used up its edge or its one shot, is reported anew when it is ready. */
 void interests_arm_again(struct watched_set *set, struct interest *interest);
 

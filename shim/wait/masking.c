@@ -5,19 +5,10 @@
 #include "accept/admission.h"
 #include "base/real.h"
 #include "base/sandbox.h"
-#include "output/credit.h"
-#include "output/metering.h"
 #include "output/pausing.h"
-#include "output/stalls.h"
 #include "wait/readiness.h"
 
 #include <sys/mman.h>
-
-bool masking_concerns(int fd)
-{
-    enum descriptor_kind kind = descriptor_kind(descriptor_at(fd));
-    return kind == DESCRIPTOR_LISTENER || kind == DESCRIPTOR_EPOLL;
-}
 
 bool masking_hides(int fd)
 {
@@ -40,37 +31,21 @@ bool masking_pending(int fd)
     return listener && admission_pending(listener);
 }
 
-int64_t masking_next_slice(struct slices *slices, bool left_out, bool somebody_pending,
-                           int64_t left)
+short masking_leaves_out(int fd, short asked, bool *has_turns)
 {
-    if (somebody_pending)
-        return 0;
-    if (!service_active())
-        return left;
-    bool watch = left_out || admission_needs_attention() || readiness_hidden();
-    int64_t slice = credit_slice();
-    if (slice >= 0 && (left < 0 || slice < left)) {
-        signals_hold(&slices->held);
-        left = slice;
+    struct flow *flow = asked & READABLE ? flow_of(fd) : NULL;
+    if (flow && flow_signs(flow) & FLOW_WAITS_TURN) {
+        *has_turns = true;
+        return READABLE | POLLRDHUP;
     }
-    slice = stalls_slice();
-    left = slice >= 0 && (left < 0 || slice < left) ? slice : left;
-    return watch ? slices_next(slices, left) : left;
+    return flow && asked & WRITABLE && pausing_masks(flow) ? READABLE : 0;
 }
 
-bool masking_pauses(int fd, bool reads, bool writes)
+bool masking_admits(int fd)
 {
-    return reads && writes && descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_CONN &&
-           pausing_masks(fd);
-}
-
-bool masking_bytes_concerned(void)
-{
-    if (!flows_mode())
-        return false;
-    metering_new_turn();
-    flows_attend();
-    return credit_slice() >= 0 || stalls_slice() >= 0;
+    const struct input_gate *gate = watches_gate_in_force();
+    struct flow *flow = gate ? flow_of(fd) : NULL;
+    return !flow || gate->admits(fd, flow);
 }
 
 const struct timespec *masking_timespec(int64_t nanoseconds, struct timespec *out)

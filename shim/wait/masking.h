@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What poll and select do alike to keep listeners at their ceiling out of the program's sight, and
- * the input of connections whose output is pending (pausing.h).
+ * the input of connections that is withheld (watches.h).
  *
  * These calls have no state in the kernel: one that asks for such a listener is made without it, in
  * slices, until there is room, something else is ready, or its time is over.
@@ -9,7 +9,7 @@
 #ifndef BACKPRESSURE_MASKING_H
 #define BACKPRESSURE_MASKING_H
 
-#include "wait/slices.h"
+#include "output/watches.h"
 
 #include <poll.h>
 #include <stdbool.h>
@@ -19,9 +19,6 @@
 
 #define READABLE (POLLIN | POLLRDNORM)
 #define WRITABLE (POLLOUT | POLLWRNORM)
-
-/* Whether `fd` is a listener, or an epoll set with one. */
-bool masking_concerns(int fd);
 
 /* Whether `fd` is a listener that is to be left out of the call. */
 bool masking_hides(int fd);
@@ -33,16 +30,19 @@ bool masking_withholds(int fd);
 /* Whether somebody waits for it with us, so that it is ready whatever the kernel says. */
 bool masking_pending(int fd);
 
-/* Whether `fd` is a connection whose input is to be left out of the call, as its output is pending.
- */
-bool masking_pauses(int fd, bool reads, bool writes);
+/* Whether input of a connection may have to be left out of a call that asks for it, in this mode of
+ * flows_mode(); `writes`: it asks for writability, too. */
+static inline bool masking_reaches(uint32_t mode, bool writes)
+{
+    return mode & FLOWS_REQUESTS || (writes && mode & FLOWS_PAUSE);
+}
 
-/* What every wait does for the connections' bytes; whether this one has to be looked at. */
-bool masking_bytes_concerned(void);
+/* Of what is asked of `fd`, input included, what is left out of the call while a connection's input
+ * is withheld. Sets `*has_turns` where that is for a request that waits for its turn. */
+short masking_leaves_out(int fd, short asked, bool *has_turns);
 
-/* How long to wait now, at most `left`; nanoseconds, -1 for ever. */
-int64_t masking_next_slice(struct slices *slices, bool left_out, bool somebody_pending,
-                           int64_t left);
+/* Of input of the connection `fd` that the kernel reports: whether the program may be told. */
+bool masking_admits(int fd);
 
 /* NULL for a negative number: for ever. */
 const struct timespec *masking_timespec(int64_t nanoseconds, struct timespec *out);

@@ -7,11 +7,10 @@
 #include "base/polling.h"
 #include "base/real.h"
 #include "base/sandbox.h"
-#include "output/metering.h"
 #include "output/pausing.h"
-#include "output/stalls.h"
 #include "wait/masking.h"
 #include "wait/readiness.h"
+#include "wait/wait_loop.h"
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
@@ -21,63 +20,95 @@
 
 bool poll_filter_concerns(const struct pollfd *fds, nfds_t count)
 {
-    if (!admission_active() || in_vfork_child || (!listeners_exist() && !flows_mode()) ||
-        !memory_holds(MEMORY_POLLED, fds, count, sizeof *fds))
+    if (!admission_active() || in_vfork_child)
         return false;
-    stalls_stir();
-    bool pause = flows_mode() & FLOWS_PAUSE;
-    for (nfds_t i = 0; i < count; i++)
-        if (masking_concerns(fds[i].fd)) {
+    uint32_t mode = flows_mode();
+    if ((!mode && !listeners_exist()) || !memory_holds(MEMORY_POLLED, fds, count, sizeof *fds))
+        return false;
+    bool concerned = mode && wait_loop_concerned(mode);
+    for (nfds_t i = 0; i < count; i++) {
+        enum descriptor_kind kind = descriptor_kind(descriptor_at(fds[i].fd));
+        if (kind == DESCRIPTOR_LISTENER || kind == DESCRIPTOR_EPOLL) {
             admission_waits_for_listener();
             return true;
-        } else if (pause && fds[i].events & WRITABLE && fds[i].events & READABLE &&
-                   descriptor_kind(descriptor_at(fds[i].fd)) == DESCRIPTOR_CONN) {
-            return true;
         }
-    return masking_bytes_concerned();
+        if (kind == DESCRIPTOR_CONN && masking_reaches(mode, fds[i].events & WRITABLE) &&
+            fds[i].events & READABLE)
+            return true;
+    }
+    return concerned;
 }
 
-/* Copies the call without what is out of sight; whether anything was left out. */
-static bool mask_poll(struct pollfd *to, const struct pollfd *fds, nfds_t count,
-                      bool *somebody_pending)
+struct poll_wait {
+    struct wait wait;
+    struct pollfd *fds, *scratch; /* scratch has room for one more */
+    nfds_t count;
+};
+
+static struct poll_wait *poll_wait_of(struct wait *wait)
 {
-    bool left_out = false;
-    memcpy(to, fds, count * sizeof *fds);
-    for (nfds_t i = 0; i < count; i++) {
-        if (masking_pauses(fds[i].fd, fds[i].events & READABLE, fds[i].events & WRITABLE))
-            to[i].events &= ~READABLE;
-        if (fds[i].fd < 0 || !(fds[i].events & READABLE) ||
-            descriptor_kind(descriptor_at(fds[i].fd)) != DESCRIPTOR_LISTENER)
+    return (struct poll_wait *)wait;
+}
+
+/* Copies the call without what is out of sight. */
+static void prepare(struct wait *wait)
+{
+    const struct poll_wait *poll = poll_wait_of(wait);
+    struct pollfd *to = poll->scratch;
+    wait->pending = wait->has_turns = false;
+    wait->hides = readiness_hidden();
+    memcpy(to, poll->fds, poll->count * sizeof *to);
+    for (nfds_t i = 0; i < poll->count; i++) {
+        enum descriptor_kind kind = descriptor_kind(descriptor_at(to[i].fd));
+        if (!(to[i].events & READABLE))
             continue;
-        if (masking_pending(fds[i].fd)) {
-            *somebody_pending = true;
-        } else if (masking_hides(fds[i].fd)) {
+        if (kind == DESCRIPTOR_CONN) {
+            to[i].events &= ~masking_leaves_out(to[i].fd, to[i].events, &wait->has_turns);
+        } else if (kind != DESCRIPTOR_LISTENER) {
+            continue;
+        } else if (masking_pending(to[i].fd)) {
+            wait->pending = true;
+        } else if (masking_hides(to[i].fd)) {
             to[i].fd = -1;
-            left_out = true;
+            wait->hides = true;
         }
     }
-    return left_out;
 }
 
-/* Hands the result out: without listeners that filled up meanwhile, with those somebody waits for.
- */
-static int settle_poll(struct pollfd *fds, const struct pollfd *result, nfds_t count)
+/* What the program is told of one of those that it asks for. */
+static short told_of(const struct pollfd *asked, const struct pollfd *result)
+{
+    short events = result->fd < 0 ? 0 : result->revents;
+    if (events & READABLE && masking_withholds(asked->fd))
+        return events & ~READABLE;
+    if (events & READABLE && !(events & (POLLERR | POLLHUP)) && !masking_admits(asked->fd))
+        return events & ~(READABLE | POLLRDHUP);
+    if (waiting_room_occupied() && asked->events & READABLE && asked->fd >= 0 &&
+        masking_pending(asked->fd))
+        events |= asked->events & READABLE;
+    return events;
+}
+
+/* Hands the result out: without listeners that filled up meanwhile and input that is not admitted,
+ * with listeners that somebody waits for. */
+static int hand_out(struct pollfd *fds, const struct pollfd *result, nfds_t count)
 {
     int ready = 0;
     for (nfds_t i = 0; i < count; i++) {
-        short events = result[i].fd < 0 ? 0 : result[i].revents;
-        if (events & READABLE && masking_withholds(fds[i].fd)) {
-            events &= ~READABLE;
-        } else if (waiting_room_occupied() && fds[i].events & READABLE && fds[i].fd >= 0 &&
-                   masking_pending(fds[i].fd)) {
-            events |= fds[i].events & READABLE;
-        }
+        short events = told_of(&fds[i], &result[i]);
         if (events & WRITABLE && result[i].events != fds[i].events)
             pausing_told(fds[i].fd);
         fds[i].revents = events;
         ready += events != 0;
     }
     return ready;
+}
+
+static int settle(struct wait *wait, int reported)
+{
+    const struct poll_wait *poll = poll_wait_of(wait);
+    (void)reported;
+    return hand_out(poll->fds, poll->scratch, poll->count);
 }
 
 /* A sandbox entered by another thread, while this one waits, may know poll alone. */
@@ -90,61 +121,43 @@ static int ask_poll(struct pollfd *fds, nfds_t count, const struct timespec *tim
     return REAL(poll)(fds, count, ms < INT_MAX ? (int)ms : INT_MAX);
 }
 
-struct poll_wait {
-    struct pollfd *fds;
-    nfds_t count;
-    const struct timespec *timeout;
-    const sigset_t *signals;
-};
-
-static int wait_in_poll(void *argument)
+static int ask(struct wait *wait)
 {
-    const struct poll_wait *wait = argument;
-    return ask_poll(wait->fds, wait->count, wait->timeout, wait->signals);
-}
-
-static int poll_watching(struct pollfd *fds, struct pollfd *scratch, nfds_t count,
-                         struct slices *slices, const sigset_t *signals)
-{
+    const struct poll_wait *poll = poll_wait_of(wait);
     struct timespec time;
-    for (;;) {
-        bool somebody_pending = false;
-        admission_attend();
-        readiness_room_made();
-        metering_new_turn();
-        bool left_out = mask_poll(scratch, fds, count, &somebody_pending);
-        int64_t left = slices_left(slices);
-        int64_t slice = masking_next_slice(slices, left_out, somebody_pending, left);
-        struct poll_wait wait = {scratch, count, masking_timespec(slice, &time),
-                                 signals_opened(&slices->held, signals)};
-        int reported = slices_wait(slices, wait_in_poll, &wait);
-        if (reported < 0)
-            return reported;
-        int ready = settle_poll(fds, scratch, count);
-        if (ready > 0 || (slice == left && (reported == 0 || left == 0)))
-            return ready;
-        signals_hold(&slices->held);
-    }
+    nfds_t count = poll->count;
+    if (wait->wake_fd >= 0)
+        poll->scratch[count++] = (struct pollfd){.fd = wait->wake_fd, .events = POLLIN};
+    return ask_poll(poll->scratch, count, masking_timespec(wait->sleep_ns, &time), wait->opened);
 }
+
+static const struct wait_operations operations = {prepare, ask, settle};
 
 /* With care, and again and again, in a copy of the call. */
 static __attribute__((noinline)) int watch_poll(struct pollfd *fds, nfds_t count,
                                                 struct slices slices, const sigset_t *signals)
 {
-    struct pollfd on_stack[ON_STACK], *scratch = on_stack;
+    struct pollfd on_stack[ON_STACK];
+    struct poll_wait poll = {.wait = {.operations = &operations,
+                                      .slices = slices,
+                                      .signals = signals,
+                                      .set = -1,
+                                      .accepts = true},
+                             .fds = fds,
+                             .scratch = on_stack,
+                             .count = count};
     struct timespec time;
-    size_t size = count * sizeof *fds;
+    size_t size = (count + 1) * sizeof *fds;
 
-    if (count > ON_STACK) {
-        scratch = masking_memory(size);
-        if (!scratch)
+    if (size > sizeof on_stack) {
+        poll.scratch = masking_memory(size);
+        if (!poll.scratch)
             return polling_wait(fds, count, masking_timespec(slices_left(&slices), &time), signals);
     }
-    int ready = poll_watching(fds, scratch, count, &slices, signals);
-    slices_end(&slices);
-    if (scratch != on_stack) {
+    int ready = wait_loop_run(&poll.wait);
+    if (poll.scratch != on_stack) {
         int saved = errno;
-        munmap(scratch, size);
+        munmap(poll.scratch, size);
         errno = saved;
     }
     return ready;
@@ -170,7 +183,7 @@ int poll_filter_wait(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const
         int ready = REAL(ppoll)(fds, count, masking_timespec(timeout_ns, &time), signals);
         if (ready <= 0 || admission_all_visible())
             return ready < 0 ? ask_otherwise(fds, count, timeout_ns, signals) : ready;
-        ready = settle_poll(fds, fds, count);
+        ready = hand_out(fds, fds, count);
         if (ready > 0)
             return ready;
     }

@@ -11,17 +11,12 @@
 #ifndef BACKPRESSURE_READINESS_H
 #define BACKPRESSURE_READINESS_H
 
-#include "wait/flow_wait.h"
-
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 
 /* epoll_ctl(2), with its errors. */
 int readiness_control(int set, int operation, int fd, struct epoll_event *event);
-
-/* Waits as epoll_wait(2) does, with its errors, and does not report listeners out of sight. */
-int readiness_wait(const struct epoll_call *call, int64_t timeout_ns);
 
 /* A non-blocking accept on `fd` was told EAGAIN: where edges count, the next one must come. */
 void readiness_hold(int fd);

@@ -25,17 +25,17 @@ struct slices slices_until(int64_t timeout_ns, uint64_t deadline_ns)
     return (struct slices){.timeout_ns = timeout_ns, .deadline_ns = deadline_ns};
 }
 
-struct slices slices_start(int64_t timeout_ns)
+int64_t slices_left_until(int64_t timeout_ns, uint64_t deadline_ns)
 {
-    return slices_until(timeout_ns, slices_deadline(timeout_ns));
+    if (timeout_ns <= 0)
+        return timeout_ns;
+    uint64_t now = monotonic_ns();
+    return now < deadline_ns ? (int64_t)(deadline_ns - now) : 0;
 }
 
 int64_t slices_left(const struct slices *slices)
 {
-    if (slices->timeout_ns <= 0)
-        return slices->timeout_ns;
-    uint64_t now = monotonic_ns();
-    return now < slices->deadline_ns ? (int64_t)(slices->deadline_ns - now) : 0;
+    return slices_left_until(slices->timeout_ns, slices->deadline_ns);
 }
 
 /* How many threads of the service wait in slices; a dead process's are forgotten when it is reaped.

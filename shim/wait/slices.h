@@ -24,14 +24,13 @@ struct slices {
     struct held_signals held; /* from the first slice on */
 };
 
-struct slices slices_start(int64_t timeout_ns);
-
-/* The two steps of it, for a wait that may do without slices: when the timeout ends (0 when there
+/* The two steps that begin it, as a wait may do without slices: when the timeout ends (0 when there
  * is nothing to wait for, or no end), and the slices until then. */
 uint64_t slices_deadline(int64_t timeout_ns);
 struct slices slices_until(int64_t timeout_ns, uint64_t deadline_ns);
 
 /* What is left of the timeout: 0 when it is over, -1 when there is none. */
+int64_t slices_left_until(int64_t timeout_ns, uint64_t deadline_ns);
 int64_t slices_left(const struct slices *slices);
 
 /* The next sleep, at most `left`. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Waiting in epoll while limits concern bytes: what is due for connections is done on each turn,
- * and what their reads are to wait for is not reported.
+ * epoll_wait and its kin, without what the program is not to see: listeners at their ceiling
+ * (readiness.h), and input of connections that is withheld (watches.h).
  */
-#ifndef BACKPRESSURE_FLOW_WAIT_H
-#define BACKPRESSURE_FLOW_WAIT_H
+#ifndef BACKPRESSURE_EPOLL_FILTER_H
+#define BACKPRESSURE_EPOLL_FILTER_H
 
 #include <signal.h>
 #include <stdint.h>
@@ -19,7 +19,7 @@ struct epoll_call {
     const sigset_t *signals;
 };
 
-/* Waits as epoll_wait(2) does, with its errors, without the readability that is withheld. */
-int flow_wait(const struct epoll_call *call, int64_t timeout_ns);
+/* Waits as epoll_wait(2) does, with its errors. */
+int epoll_filter_wait(const struct epoll_call *call, int64_t timeout_ns);
 
 #endif
