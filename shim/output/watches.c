@@ -245,7 +245,7 @@ static inline __attribute__((always_inline)) int control_noted(struct flow *flow
         .signs = flow_signs(flow)};
     before.event.data.u64 = atomic_load_explicit(&flow->data, memory_order_relaxed);
     note_watch(flow, set, fd, event, signs);
-    const struct input_gate *gate = watches_gate_in_force();
+    const struct input_gate *gate = watches_gate_as_seen();
     if (gate && event->events & WATCHES_READABLE)
         gate->asks(flow);
     int result = REAL(epoll_ctl)(set, operation, fd, event);

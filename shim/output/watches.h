@@ -70,6 +70,14 @@ static inline const struct input_gate *watches_gate_in_force(void)
     return __builtin_expect(flows_mode() & FLOWS_REQUESTS, 0) ? watches_gate_there : NULL;
 }
 
+/* The same as the mode was last worked out. One load: where to miss a change just made is no harm.
+ */
+static inline const struct input_gate *watches_gate_as_seen(void)
+{
+    uint32_t mode = atomic_load_explicit(&flows_mode_now, memory_order_relaxed);
+    return __builtin_expect(mode & FLOWS_REQUESTS, 0) ? watches_gate_there : NULL;
+}
+
 /*
  * Its input is withheld from now on, with an event at hand or without (a read that found nothing).
  * Before the request can be given its turn, so that a release by another thread comes behind it.
