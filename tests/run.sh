@@ -172,6 +172,7 @@ step "programs of other libcs" /usr/bin/python3 tests/servers/test_libcs.py
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "what a refusal does to the program" /usr/bin/python3 tests/servers/test_refusals.py
+step "probes of a full service" /usr/bin/python3 tests/servers/test_exempt_requests.py
 step "limits and changes, live" build/tests/test_live
 step "busy replies, by real clients" build/tests/test_dialects
 step "clients that back off" /usr/bin/python3 tests/servers/test_clients.py

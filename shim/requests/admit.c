@@ -82,13 +82,13 @@ static enum admit decide(int fd, struct request *request, const struct ahead *ah
     uint64_t now = monotonic_ns();
     request->asked_ns = ahead->arrived_ns ? ahead->arrived_ns : now;
     if (request->stream.flags & SESSION_TRANSACTION) {
-        in_flight_take(request_slot(request), true);
+        request_takes(request, true);
         return granted(request, ahead, most);
     }
     if (delay_sheds(fd, request->asked_ns, now, line_length()))
         return refuse(fd, request, ahead, how, REFUSED_LATE, blocked);
     request->judged = true;
-    if (!line_stands() && in_flight_take(request_slot(request), false))
+    if (!line_stands() && request_takes(request, false))
         return granted(request, ahead, most);
     if (how == WHEN_FULL_HOLD || (!in_flight_full_for_certain() && !line_stands()))
         return hold(fd, request, blocked);
@@ -147,7 +147,7 @@ enum admit admit_input(int fd, struct request *request, bool blocked, size_t *mo
         return ADMIT_GO;
     }
     request->judged = false;
-    if (!admit_carefully(request) && in_flight_take(request_slot(request), false)) {
+    if (!admit_carefully(request) && request_takes(request, false)) {
         request->asked_ns = 0;
         return granted(request, NULL, most);
     }

@@ -60,6 +60,13 @@ static bool rate_take(void)
                              monotonic_ns());
 }
 
+void in_flight_token_back(void)
+{
+    uint64_t limit = segment_limit(service.segment, LIMIT_REQUEST_RATE);
+    if (limit != LIMIT_OFF)
+        token_bucket_give(rate_bucket(limit), &service.segment->request_rate_next_ns);
+}
+
 /* --- places --- */
 
 static bool take(struct segment *segment, struct segment_process *self, bool above)

@@ -22,6 +22,9 @@ bool in_flight_limited(void);
  * without a token of request-rate. False when there is none. */
 bool in_flight_take(uint32_t slot, bool above);
 
+/* Gives back a token of request-rate that was taken with a place, for what did not begin. */
+void in_flight_token_back(void);
+
 /* Gives back the place of the slot's connection, if it has one; whether it had. */
 bool in_flight_give(uint32_t slot);
 

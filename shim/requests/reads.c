@@ -224,7 +224,7 @@ static bool refused_in_hand(int fd, struct request *request, const struct input 
         return false;
     if (refuse_in_hand(fd, request, reason) == REFUSAL_NOT)
         return false;
-    request_lets_go(request, PHASE_GRANTED, PHASE_REST);
+    request_cancels(request, PHASE_REST);
     return true;
 }
 
@@ -234,10 +234,10 @@ static bool place_in_hand(int fd, struct request *request, const struct input *i
 {
     struct patience patience = {.deadline_ns = NEVER};
     bool above = request->stream.flags & SESSION_TRANSACTION;
-    if (!above && !line_stands() && in_flight_take(request_slot(request), false)) {
+    if (!above && !line_stands() && request_takes(request, false)) {
         request_moves(request, PHASE_REST, PHASE_GRANTED);
     } else if (above) {
-        in_flight_take(request_slot(request), true);
+        request_takes(request, true);
         request_moves(request, PHASE_REST, PHASE_GRANTED);
     } else {
         bool holds = segment_limit(service.segment, LIMIT_WHEN_FULL) == WHEN_FULL_HOLD;
@@ -265,7 +265,7 @@ static bool took(int fd, struct request *request, const struct msghdr *message, 
     atomic_fetch_add_explicit(&request->reads, 1, memory_order_relaxed);
     if (request->middle) {
         find_middle(request, message, length);
-        request_lets_go(request, PHASE_GRANTED, PHASE_REST);
+        request_cancels(request, PHASE_REST);
         return true;
     }
     struct input input = show_all(request, message, length);
@@ -276,7 +276,7 @@ static bool took(int fd, struct request *request, const struct msghdr *message, 
     if (input.begun + input.uncounted > 1)
         request->pipelines = true;
     if (input.begun == 0) {
-        request_lets_go(request, PHASE_GRANTED, input.uncounted ? PHASE_UNCOUNTED : PHASE_REST);
+        request_cancels(request, input.uncounted ? PHASE_UNCOUNTED : PHASE_REST);
         if (input.uncounted)
             request_moves(request, PHASE_REST, PHASE_UNCOUNTED);
         return true;
@@ -292,7 +292,7 @@ static bool took(int fd, struct request *request, const struct msghdr *message, 
     }
     if (request_phase(request) == PHASE_REST && blocking && !place_in_hand(fd, request, &input))
         return false;
-    if (request_phase(request) == PHASE_REST && in_flight_take(request_slot(request), true)) {
+    if (request_phase(request) == PHASE_REST && request_takes(request, true)) {
         request_moves(request, PHASE_REST, PHASE_GRANTED);
         request_begins(request, now);
     }
@@ -387,7 +387,7 @@ ssize_t reads_message(int fd, struct flow *flow, struct msghdr *message, int fla
             return -1;
         ssize_t result = receive(fd, request, message, flags, most, &arrived_ns);
         if (result <= 0)
-            request_lets_go(request, PHASE_GRANTED, PHASE_REST);
+            request_cancels(request, PHASE_REST);
         if (result <= 0 || flags & MSG_PEEK)
             return result;
         if (took(fd, request, message, (size_t)result, arrived_ns, blocking))

@@ -28,6 +28,22 @@ void request_lets_go(struct request *request, enum request_phase from, enum requ
     line_serve();
 }
 
+void request_cancels(struct request *request, enum request_phase to)
+{
+    bool above = request->above;
+    if (request_phase(request) != PHASE_GRANTED)
+        return;
+    if (!above)
+        in_flight_token_back();
+    request_lets_go(request, PHASE_GRANTED, to);
+}
+
+bool request_takes(struct request *request, bool above)
+{
+    request->above = above;
+    return in_flight_take(request_slot(request), above);
+}
+
 void request_begins(struct request *request, uint64_t now)
 {
     atomic_store_explicit(&request->began_ns, now, memory_order_relaxed);

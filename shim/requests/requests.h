@@ -52,6 +52,7 @@ struct request {
     uint32_t next, before;  /* in line: slot + 1 */
     int fd;                 /* in line: the connection's descriptor */
     bool blocked;           /* in line: a thread waits for it in a read */
+    bool above;             /* its place was taken above the ceilings, without a token */
     bool judged;            /* its wait was shown to queue-delay */
     bool pipelines;         /* several requests came in one piece: looked at before each read */
     bool refused_for_good;  /* the program reads the end of input */
@@ -104,6 +105,14 @@ static inline bool request_moves(struct request *request, enum request_phase fro
 
 /* In phase `from` it has a place, which is given back as it moves to `to`. */
 void request_lets_go(struct request *request, enum request_phase from, enum request_phase to);
+
+/* The same from GRANTED, for what turned out not to begin: the token of request-rate goes back,
+ * too. */
+void request_cancels(struct request *request, enum request_phase to);
+
+/* Takes a place for it, which has none; `above`: even above the ceilings. False when there is none.
+ */
+bool request_takes(struct request *request, bool above);
 
 /* It has got its place, in phase GRANTED: how long it waited is counted, and the time begins. */
 void request_begins(struct request *request, uint64_t now);
