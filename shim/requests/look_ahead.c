@@ -9,8 +9,6 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-#define LOOK_MAX 4096
-
 void look_ahead_stamp(int fd, struct request *request)
 {
     int on = 1, saved = errno;
@@ -50,7 +48,7 @@ static uint64_t last_arrival(int fd, const struct request *request)
 
 void look_ahead(int fd, const struct request *request, struct ahead *ahead)
 {
-    char bytes[LOOK_MAX];
+    char bytes[LOOK_AHEAD_MAX];
     union arrival_control control;
     struct iovec part = {.iov_base = bytes, .iov_len = sizeof bytes};
     struct msghdr message = {.msg_iov = &part,
@@ -63,6 +61,7 @@ void look_ahead(int fd, const struct request *request, struct ahead *ahead)
     ahead->nothing = ahead->there < 0 && errno == EAGAIN;
     ahead->arrived_ns = 0;
     ahead->ends_at = 0;
+    ahead->transaction = 0;
     ahead->step = REQUEST_GOES_ON;
     ahead->stream = request->stream;
     errno = saved;
@@ -75,4 +74,7 @@ void look_ahead(int fd, const struct request *request, struct ahead *ahead)
     size_t taken = request_ask(&ahead->stream, &limits, bytes, (size_t)ahead->there, &ahead->step);
     if (ahead->step == REQUEST_ENDS)
         ahead->ends_at = taken;
+    if (ahead->ends_at && ahead->stream.flags & REQUEST_OPENS)
+        ahead->transaction =
+            request_transaction(&request->stream, &limits, bytes, (size_t)ahead->there);
 }

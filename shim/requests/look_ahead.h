@@ -12,10 +12,14 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#define LOOK_AHEAD_MAX 4096 /* bytes that are looked at */
+
 struct ahead {
     ssize_t there;  /* bytes that were looked at; 0 at the end of input; -1: none, or an error */
     bool nothing;   /* no input, and not at its end either */
     size_t ends_at; /* how many of them are the request's when it ends among them, else 0 */
+    size_t transaction; /* how many of them are of the transaction that it opens, with its end; 0
+                           when that is not there */
     enum request_step step;
     uint64_t arrived_ns;          /* CLOCK_MONOTONIC; 0 when nobody tells */
     struct request_stream stream; /* behind the request, or behind all that is there */

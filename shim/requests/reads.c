@@ -29,6 +29,9 @@
 struct input {
     unsigned begun;     /* requests whose head became whole in it, and that are to have a place */
     unsigned uncounted; /* those that are exempt, or wait on purpose */
+    unsigned ended;     /* whose end came in it, those that nobody counts, too */
+    bool behind; /* it began with the rest of a request that the program has the beginning of */
+    bool inside; /* it began inside a transaction */
     bool leaves;
 };
 
@@ -42,6 +45,7 @@ static void show(struct request_stream *stream, const struct limits *limits, con
         bytes += taken;
         length -= taken;
         input->leaves = step == REQUEST_LEAVES;
+        input->ended += step == REQUEST_ENDS;
         if (had_head || !(stream->flags & REQUEST_HEAD_WHOLE) || stream->flags & REQUEST_SILENT)
             continue;
         if (stream->flags & (REQUEST_EXEMPT | REQUEST_WAITS))
@@ -53,7 +57,8 @@ static void show(struct request_stream *stream, const struct limits *limits, con
 
 static struct input show_all(struct request *request, const struct msghdr *message, size_t length)
 {
-    struct input input = {.begun = 0};
+    struct input input = {.behind = !request_between(&request->stream),
+                          .inside = request->stream.flags & SESSION_TRANSACTION};
     struct limits limits;
     segment_read_limits(service.segment, &limits);
     for (size_t i = 0; length; i++) {
@@ -215,12 +220,13 @@ static void inside(struct request *request, uint64_t now)
     histogram_add(&service_self()->request_wait, now - request->asked_ns);
 }
 
-/* Whether what was read, and is a whole request, is better refused than given to the program. */
+/* Whether what was read, and is one whole request and nothing else, is better refused than given to
+ * the program. */
 static bool refused_in_hand(int fd, struct request *request, const struct input *input,
                             enum refusal_reason reason)
 {
-    if (input->begun != 1 || input->uncounted || !request_between(&request->stream) ||
-        request->stream.flags & SESSION_TRANSACTION)
+    if (input->begun != 1 || input->ended != 1 || input->behind || input->inside ||
+        !request_between(&request->stream) || request->stream.flags & REQUEST_OPENS)
         return false;
     if (refuse_in_hand(fd, request, reason) == REFUSAL_NOT)
         return false;
@@ -233,7 +239,7 @@ static bool refused_in_hand(int fd, struct request *request, const struct input 
 static bool place_in_hand(int fd, struct request *request, const struct input *input)
 {
     struct patience patience = {.deadline_ns = NEVER};
-    bool above = request->stream.flags & SESSION_TRANSACTION;
+    bool above = input->inside;
     if (!above && !line_stands() && request_takes(request, false)) {
         request_moves(request, PHASE_REST, PHASE_GRANTED);
     } else if (above) {

@@ -40,17 +40,6 @@ static enum refusal reset(int fd, const struct request *request)
     return REFUSAL_CLOSES;
 }
 
-/* All of it or nothing: what waits to be sent before it may have filled the send buffer. */
-static bool say(int fd, const struct request_stream *stream, bool closes)
-{
-    struct limits limits;
-    char text[REQUEST_REFUSAL_MAX];
-    segment_read_limits(service.segment, &limits);
-    size_t length = request_refuse(stream, &limits, closes, text, sizeof text);
-    return length > 0 && kernel_call(SYS_sendto, fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL,
-                                     NULL, 0) == (long)length;
-}
-
 /* Behind an answer that closes: what is unread, or still to come, must not become a reset that
  * would destroy the answer (RFC 9112, 9.6). The program closes its descriptor; another one lingers.
  */
@@ -64,20 +53,87 @@ static enum refusal close_behind(int fd, struct request *request)
     return REFUSAL_CLOSES;
 }
 
-/* recv(2) with MSG_TRUNC drops a stream's bytes without copying them: tcp(7). */
+/* What waits to be sent before it may have filled the send buffer, or not have got there at all:
+ * then nothing is said. After half of an answer nothing else can be. */
+static enum refusal say(int fd, struct request *request, const char *text, size_t length,
+                        bool closes)
+{
+    if (length == 0 || atomic_load_explicit(&request->pending, memory_order_relaxed))
+        return REFUSAL_NOT;
+    long sent = kernel_call(SYS_sendto, fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
+    if (sent <= 0)
+        return REFUSAL_NOT;
+    return closes || (size_t)sent < length ? close_behind(fd, request) : REFUSAL_GIVEN;
+}
+
+static enum refusal say_refusal(int fd, struct request *request,
+                                const struct request_stream *stream, bool closes)
+{
+    struct limits limits;
+    char text[REQUEST_REFUSAL_MAX];
+    segment_read_limits(service.segment, &limits);
+    return say(fd, request, text, request_refuse(stream, &limits, closes, text, sizeof text),
+               closes);
+}
+
+/* No more than was looked at. AF_UNIX has no way to drop what it does not copy. */
 static void drop(int fd, size_t length)
 {
-    char unused[1];
-    kernel_call(SYS_recvfrom, fd, unused, length, MSG_TRUNC | MSG_DONTWAIT, NULL, NULL);
+    char unused[LOOK_AHEAD_MAX];
+    kernel_call(SYS_recvfrom, fd, unused, length < sizeof unused ? length : sizeof unused,
+                MSG_DONTWAIT, NULL, NULL);
+}
+
+#define TRANSACTION_TEXT 4096
+
+/* The refusals of all requests of a transaction, one behind another; 0 unless each can be refused,
+ * and there is room for them. */
+static size_t compose_all(struct request_stream *stream, const char *bytes, size_t length,
+                          char *text)
+{
+    struct limits limits;
+    size_t said = 0;
+    segment_read_limits(service.segment, &limits);
+    while (length && TRANSACTION_TEXT - said >= REQUEST_REFUSAL_MAX) {
+        enum request_step step;
+        size_t taken = request_ask(stream, &limits, bytes, length, &step);
+        size_t one = request_refuse(stream, &limits, false, text + said, REQUEST_REFUSAL_MAX);
+        if (one == 0 || step != REQUEST_ENDS)
+            return 0;
+        request_refused(stream);
+        said += one;
+        bytes += taken;
+        length -= taken;
+    }
+    return length ? 0 : said;
+}
+
+/* Refused alone, the request that opens a transaction would leave those behind it to run outside of
+ * one: all of it is refused, or none. */
+static enum refusal answer_transaction(int fd, struct request *request, size_t length)
+{
+    char bytes[LOOK_AHEAD_MAX], text[TRANSACTION_TEXT];
+    struct request_stream stream = request->stream;
+    if (length == 0 || kernel_call(SYS_recvfrom, fd, bytes, length, MSG_PEEK | MSG_DONTWAIT, NULL,
+                                   NULL) != (long)length)
+        return REFUSAL_NOT;
+    size_t said = compose_all(&stream, bytes, length, text);
+    enum refusal refusal = say(fd, request, text, said, false);
+    if (refusal != REFUSAL_GIVEN)
+        return refusal;
+    drop(fd, length);
+    request->stream = stream;
+    return REFUSAL_GIVEN;
 }
 
 static enum refusal answer(int fd, struct request *request, const struct ahead *ahead)
 {
     bool whole = ahead->ends_at > 0, closes = !whole || ahead->stream.flags & REQUEST_CLOSES;
-    if (!say(fd, &ahead->stream, closes))
-        return REFUSAL_NOT;
-    if (closes)
-        return close_behind(fd, request);
+    if (ahead->stream.flags & REQUEST_OPENS)
+        return answer_transaction(fd, request, ahead->transaction);
+    enum refusal refusal = say_refusal(fd, request, &ahead->stream, closes);
+    if (refusal != REFUSAL_GIVEN)
+        return refusal;
     drop(fd, ahead->ends_at);
     request->stream = ahead->stream;
     request_refused(&request->stream);
@@ -99,11 +155,9 @@ enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason
 {
     int saved = errno;
     bool closes = request->stream.flags & REQUEST_CLOSES;
-    enum refusal refusal = REFUSAL_NOT;
-    if (say(fd, &request->stream, closes)) {
+    enum refusal refusal = say_refusal(fd, request, &request->stream, closes);
+    if (refusal == REFUSAL_GIVEN)
         request_refused(&request->stream);
-        refusal = closes ? close_behind(fd, request) : REFUSAL_GIVEN;
-    }
     if (refusal != REFUSAL_NOT)
         count(fd, WHEN_FULL_BUSY, reason);
     errno = saved;
