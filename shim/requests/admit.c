@@ -6,6 +6,7 @@
 #include "requests/delay.h"
 #include "requests/in_flight.h"
 #include "requests/line.h"
+#include "requests/places.h"
 #include "requests/refusals.h"
 
 #define UNBOUNDED SIZE_MAX

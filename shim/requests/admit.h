@@ -7,7 +7,7 @@
 #ifndef BACKPRESSURE_ADMIT_H
 #define BACKPRESSURE_ADMIT_H
 
-#include "requests/requests.h"
+#include "requests/entries.h"
 
 enum admit {
     ADMIT_GO,    /* the program may read: with a place (GRANTED), or nothing there needs one */

@@ -3,6 +3,7 @@
 
 #include "requests/in_flight.h"
 #include "requests/line.h"
+#include "requests/places.h"
 
 #include <errno.h>
 
@@ -17,19 +18,6 @@
 
 /* A place that was given and not used: the program was told of input, and does not read it. */
 #define GRANTED_NS (500 * MILLISECOND)
-
-/* Those that were given a place, or answered, or keep their place: a stack of slots + 1. */
-static _Atomic uint32_t answered;
-
-void answers_list(struct request *request)
-{
-    uint32_t place = request_slot(request) + 1, before = atomic_load(&answered);
-    if (atomic_exchange(&request->listed, true))
-        return;
-    do {
-        request->answered_next = before;
-    } while (!atomic_compare_exchange_weak(&answered, &before, place));
-}
 
 /* --- ends --- */
 
@@ -48,7 +36,7 @@ static void keep_or_end(struct request *request, uint64_t now)
     }
     atomic_store(&request->answered_ns, now);
     if (request_moves(request, PHASE_ANSWERED, PHASE_KEPT))
-        answers_list(request);
+        requests_list(request);
 }
 
 void answers_end(struct request *request)
@@ -78,22 +66,19 @@ static bool stays(struct request *request, uint64_t now)
 
 void answers_turn(void)
 {
-    if (atomic_load_explicit(&answered, memory_order_relaxed) == 0)
+    if (!requests_anybody_listed())
         return;
     uint64_t now = monotonic_ns();
-    uint32_t place = atomic_exchange(&answered, 0);
-    while (place) {
-        struct request *request = &requests[place - 1];
-        place = request->answered_next;
-        atomic_store(&request->listed, false);
+    for (struct request *request = requests_take_list(), *next; request; request = next) {
+        next = requests_listed_next(request);
         if (stays(request, now))
-            answers_list(request);
+            requests_list(request);
     }
 }
 
 int64_t answers_next_look(void)
 {
-    return atomic_load_explicit(&answered, memory_order_relaxed) ? (int64_t)LOOK_NS : -1;
+    return requests_anybody_listed() ? (int64_t)LOOK_NS : -1;
 }
 
 /* --- writes --- */
@@ -133,7 +118,7 @@ static void begun(struct request *request)
     atomic_store(&request->answered_ns, now);
     if (!request_moves(request, PHASE_INSIDE, PHASE_ANSWERED))
         return;
-    answers_list(request);
+    requests_list(request);
     histogram_add(&service_self()->response, response);
     if (in_flight_answered(response))
         line_serve();
@@ -160,9 +145,4 @@ void answers_wrote(struct flow *flow, const struct iovec *vector, size_t skip, s
         }
     }
     errno = saved;
-}
-
-void answers_after_fork_in_child(void)
-{
-    atomic_store(&answered, 0);
 }

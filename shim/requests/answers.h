@@ -11,7 +11,7 @@
 #ifndef BACKPRESSURE_ANSWERS_H
 #define BACKPRESSURE_ANSWERS_H
 
-#include "requests/requests.h"
+#include "requests/entries.h"
 
 #include <sys/uio.h>
 
@@ -25,9 +25,6 @@ void answers_writes(struct flow *flow);
 void answers_wrote(struct flow *flow, const struct iovec *vector, size_t skip, size_t bytes,
                    size_t rest);
 
-/* It has, or keeps, a place that has to be looked after on each turn of a wait. */
-void answers_list(struct request *request);
-
 /* The program asks for input of this connection: its request ends, if it was answered. */
 void answers_end(struct request *request);
 
@@ -36,7 +33,5 @@ void answers_turn(void);
 
 /* Nanoseconds until answers_turn has something to do; -1: nothing. */
 int64_t answers_next_look(void);
-
-void answers_after_fork_in_child(void);
 
 #endif

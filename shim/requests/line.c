@@ -200,9 +200,11 @@ static enum served serve(struct request *request)
         show_first();
         return SERVED_REFUSED;
     }
-    if (!in_flight_room() || others_go_first(turn_of(request)) || !request_takes(request, false))
+    if (!in_flight_room() || others_go_first(turn_of(request)) ||
+        !in_flight_take(request_slot(request), false))
         return SERVED_NOBODY;
     unlink_request(request);
+    request->above = false;
     request_moves(request, PHASE_WAITING, PHASE_GRANTED);
     show_first();
     return SERVED_GRANTED;

@@ -16,7 +16,7 @@
 #ifndef BACKPRESSURE_LINE_H
 #define BACKPRESSURE_LINE_H
 
-#include "requests/requests.h"
+#include "requests/entries.h"
 
 /* Puts a request of the connection `fd`, in phase REST, in line by its asked_ns; it is WAITING
  * then. `blocked`: a thread waits in a read for it; otherwise the flow's input is withheld. */

@@ -7,7 +7,7 @@
 #ifndef BACKPRESSURE_LOOK_AHEAD_H
 #define BACKPRESSURE_LOOK_AHEAD_H
 
-#include "requests/requests.h"
+#include "requests/entries.h"
 
 #include <sys/socket.h>
 #include <sys/types.h>

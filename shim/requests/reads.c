@@ -10,6 +10,7 @@
 #include "requests/in_flight.h"
 #include "requests/line.h"
 #include "requests/look_ahead.h"
+#include "requests/places.h"
 #include "requests/refusals.h"
 #include "requests/wakes.h"
 

@@ -4,70 +4,18 @@
 #include "base/real.h"
 #include "base/tcp_state.h"
 #include "output/watches.h"
-#include "requests/answers.h"
+#include "requests/entries.h"
 #include "requests/in_flight.h"
 #include "requests/line.h"
 #include "requests/look_ahead.h"
+#include "requests/places.h"
 #include "requests/wakes.h"
 
 #include <linux/sockios.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-
-struct request requests[SEGMENT_CONNS];
-
-void request_lets_go(struct request *request, enum request_phase from, enum request_phase to)
-{
-    if (!request_moves(request, from, to))
-        return;
-    in_flight_give(request_slot(request));
-    /* What came behind it waited for its end. */
-    if (flow_signs(request_flow(request)) & FLOW_WAITS_TURN)
-        watches_release(request_flow(request));
-    line_serve();
-}
-
-void request_cancels(struct request *request, enum request_phase to)
-{
-    bool above = request->above;
-    if (request_phase(request) != PHASE_GRANTED)
-        return;
-    if (!above)
-        in_flight_token_back();
-    request_lets_go(request, PHASE_GRANTED, to);
-}
-
-bool request_takes(struct request *request, bool above)
-{
-    request->above = above;
-    return in_flight_take(request_slot(request), above);
-}
-
-void request_begins(struct request *request, uint64_t now)
-{
-    atomic_store_explicit(&request->began_ns, now, memory_order_relaxed);
-    answers_list(request);
-}
-
-void request_becomes_stream(struct request *request)
-{
-    static const enum request_phase with_place[] = {PHASE_GRANTED, PHASE_INSIDE, PHASE_ANSWERED,
-                                                    PHASE_KEPT};
-    line_leave(request);
-    for (unsigned i = 0; i < sizeof with_place / sizeof *with_place; i++)
-        request_lets_go(request, with_place[i], PHASE_STREAM);
-    if (request_moves(request, PHASE_REST, PHASE_STREAM) ||
-        request_moves(request, PHASE_UNCOUNTED, PHASE_STREAM) ||
-        request_phase(request) == PHASE_STREAM)
-        request_leave(&request->stream);
-    if (!request->stream_counted && request_phase(request) == PHASE_STREAM) {
-        request->stream_counted = true;
-        atomic_fetch_add(&service_self()->streams, 1);
-    }
-}
-
-/* --- connections that come and go --- */
 
 /* Whether bytes of the client were read where nobody saw them. */
 static bool in_the_middle(int fd)
@@ -85,7 +33,7 @@ static void begin(int fd, struct flow *flow)
     struct request *request = &requests[flow_slot(flow)];
     if (!(flows_mode() & FLOWS_REQUESTS))
         return;
-    memset(request, 0, sizeof *request);
+    memset(request, 0, offsetof(struct request, listed));
     atomic_store(&request->generation, atomic_load(&flow->generation));
     look_ahead_stamp(fd, request);
 }
@@ -146,7 +94,7 @@ static void becomes_childs(int fd, struct flow *flow, void *context)
 static void after_fork_in_child(void)
 {
     line_after_fork_in_child();
-    answers_after_fork_in_child();
+    requests_forget_list();
     wakes_after_fork_in_child();
     flows_each(becomes_childs, NULL);
 }
