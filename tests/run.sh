@@ -173,6 +173,8 @@ step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
 step "what a refusal does to the program" /usr/bin/python3 tests/servers/test_refusals.py
 step "probes of a full service" /usr/bin/python3 tests/servers/test_exempt_requests.py
+step "requests of HTTP to servers of files" /usr/bin/python3 tests/servers/test_requests_http.py nginx apache lighttpd
+step "requests of HTTP to programs" /usr/bin/python3 tests/servers/test_requests_http.py node python
 step "limits and changes, live" build/tests/test_live
 step "busy replies, by real clients" build/tests/test_dialects
 step "clients that back off" /usr/bin/python3 tests/servers/test_clients.py

@@ -3,6 +3,7 @@
 
 #include "base/libc.h"
 #include "base/real.h"
+#include "output/watches.h"
 #include "process/signals.h"
 #include "requests/admit.h"
 #include "requests/answers.h"
@@ -397,6 +398,8 @@ ssize_t reads_message(int fd, struct flow *flow, struct msghdr *message, int fla
             request_cancels(request, PHASE_REST);
         if (result <= 0 || flags & MSG_PEEK)
             return result;
+        if ((size_t)result == most) /* what came behind it makes no other edge */
+            watches_report_again(flow);
         if (took(fd, request, message, (size_t)result, arrived_ns, blocking))
             return result;
     }
