@@ -188,7 +188,7 @@ static enum request_step command_asked(struct request_stream *stream, const char
         command = &unknown;
     if (command->meaning & LEAVES)
         return REQUEST_LEAVES;
-    stream->flags |= REQUEST_HEAD_WHOLE;
+    stream->flags |= REQUEST_HEAD_WHOLE | REQUEST_LEADS;
     if (command->meaning & SILENT || !(stream->flags & MYSQL_LOGGED_IN))
         stream->flags |= REQUEST_SILENT;
     if (command->meaning & CLOSES)
@@ -334,7 +334,8 @@ static bool greets(const char *bytes, size_t length)
  * there and that the same may succeed when it is tried again, and they keep the connection. For
  * 1040 and all others with state 08xxx pools throw it away; 1226 says that the user did something
  * wrong (42000); after 1205 (HY000) the transaction would still be there. Rather than that the
- * connection ends, with all that its session has, a request waits.
+ * connection ends, with all that its session has, a request waits; and so does one with others
+ * behind it: they may rest on a START TRANSACTION, or on a SET.
  */
 static size_t refuse_request(const struct request_stream *stream, const struct limits *limits,
                              bool closes, char *out, size_t size)

@@ -45,7 +45,7 @@ static enum busy_recognition recognise(const struct busy_client *client)
 #define TOO_MANY_CLIENTS "SFATAL\0VFATAL\0C53300\0Msorry, too many clients already\0"
 /* ErrorResponse: serialization_failure. */
 #define TRY_AGAIN                                                                                  \
-    "SERROR\0VERROR\0C40001\0Mthe server is busy: nothing of this was done\0Htry again later\0"
+    "SERROR\0VERROR\0C40001\0Mthe server is busy: nothing of this was done, try again later\0"
 
 /* A message of the server; its fields are shorter than a length of one byte can say. */
 static size_t put_error(char *out, size_t size, const char *fields, size_t length)
@@ -176,7 +176,7 @@ static enum request_step in_header(struct request_stream *stream, const char *by
     if (message->meaning & BELONGS && !(stream->flags & IN_A_SERIES))
         stream->flags |= REQUEST_HEAD_WHOLE | REQUEST_SILENT;
     if (message->meaning & (WORKS | WAITS))
-        stream->flags |= REQUEST_HEAD_WHOLE;
+        stream->flags |= REQUEST_HEAD_WHOLE | REQUEST_LEADS;
     if (message->meaning & CLOSES)
         stream->flags |= REQUEST_CLOSES;
     stream->small = message->meaning;
@@ -421,7 +421,8 @@ static enum answer_step answer(struct request_stream *stream, const char *bytes,
  * heeded: pgbench tries again after it, as frameworks do, and no pool throws a connection away for
  * it. 53300 and 57P03 are errors of connecting, after which pools make new ones. A request in
  * the extended protocol is refused at its Sync, as one whose first message failed. Rather than that
- * the connection ends, with all that its session has, a request waits.
+ * the connection ends, with all that its session has, a request waits; and so does one with others
+ * behind it: they may rest on a BEGIN, or on a SET.
  */
 static size_t refuse_request(const struct request_stream *stream, const struct limits *limits,
                              bool closes, char *out, size_t size)

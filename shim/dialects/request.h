@@ -37,10 +37,12 @@ enum {
                           place under a ceiling */
     REQUEST_CLOSES = 16, /* the connection ends behind its answer, as client or protocol have it */
     REQUEST_UNBOUNDED =
-        32,             /* where it ends cannot be known: refused, the connection must be closed */
-    REQUEST_OPENS = 64, /* begins a transaction, and what the client may have sent behind it would
-                           run outside of that were it refused: shed only together with it
-                           (request_transaction), otherwise held and counted as any */
+        32,              /* where it ends cannot be known: refused, the connection must be closed */
+    REQUEST_OPENS = 64,  /* begins a transaction, and what the client may have sent behind it would
+                            run outside of that were it refused: shed only together with it
+                            (request_transaction), otherwise held and counted as any */
+    REQUEST_LEADS = 128, /* what the client has sent behind it may rest on it: not refused while
+                            something is there */
     REQUEST_OF_OWN = 0xff00, /* bits for the dialect's own use */
     REQUEST_BITS = 0xffff,
     /* Of the session, from one request to the next. */

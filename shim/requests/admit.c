@@ -66,8 +66,8 @@ static enum admit hold(int fd, struct request *request, bool blocked)
     return ADMIT_WAIT;
 }
 
-static enum admit refuse(int fd, struct request *request, const struct ahead *ahead,
-                         enum when_full how, enum refusal_reason reason, bool blocked)
+static enum admit refuse(int fd, struct request *request, struct ahead *ahead, enum when_full how,
+                         enum refusal_reason reason, bool blocked)
 {
     enum refusal refusal = refuse_ahead(fd, request, ahead, how, reason);
     if (refusal == REFUSAL_NOT)
@@ -76,7 +76,7 @@ static enum admit refuse(int fd, struct request *request, const struct ahead *ah
 }
 
 /* What waits is a request that is to have a place. */
-static enum admit decide(int fd, struct request *request, const struct ahead *ahead, bool blocked,
+static enum admit decide(int fd, struct request *request, struct ahead *ahead, bool blocked,
                          size_t *most)
 {
     enum when_full how = (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);

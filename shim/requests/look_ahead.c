@@ -78,3 +78,34 @@ void look_ahead(int fd, const struct request *request, struct ahead *ahead)
         ahead->transaction =
             request_transaction(&request->stream, &limits, bytes, (size_t)ahead->there);
 }
+
+/* The bytes behind the first `behind`: a peek begins with those, and so they go where the others
+ * will. */
+static ssize_t peek_behind(int fd, size_t behind, char *bytes)
+{
+    struct iovec parts[LOOK_AHEAD_FURTHEST / LOOK_AHEAD_MAX + 1];
+    size_t count = behind / LOOK_AHEAD_MAX + 1;
+    for (size_t i = 0; i < count; i++)
+        parts[i] = (struct iovec){.iov_base = bytes, .iov_len = LOOK_AHEAD_MAX};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    long there = kernel_call(SYS_recvmsg, fd, &message, MSG_PEEK | MSG_DONTWAIT);
+    return there > (long)behind ? there - (long)behind : 0;
+}
+
+void look_ahead_further(int fd, struct ahead *ahead)
+{
+    char bytes[LOOK_AHEAD_MAX];
+    struct limits limits;
+    int saved = errno;
+    ssize_t more = LOOK_AHEAD_MAX;
+    segment_read_limits(service.segment, &limits);
+    while (ahead->step == REQUEST_GOES_ON && more == LOOK_AHEAD_MAX &&
+           ahead->there % LOOK_AHEAD_MAX == 0 && ahead->there < LOOK_AHEAD_FURTHEST) {
+        more = peek_behind(fd, (size_t)ahead->there, bytes);
+        size_t taken = request_ask(&ahead->stream, &limits, bytes, (size_t)more, &ahead->step);
+        if (ahead->step == REQUEST_ENDS)
+            ahead->ends_at = (size_t)ahead->there + taken;
+        ahead->there += more;
+    }
+    errno = saved;
+}

@@ -13,9 +13,13 @@
 #include <sys/types.h>
 
 #define LOOK_AHEAD_MAX 4096 /* bytes that are looked at */
+/* How much of a longer request may be refused; what is longer still waits, or its connection ends.
+ */
+#define LOOK_AHEAD_FURTHEST 65536
 
 struct ahead {
-    ssize_t there;  /* bytes that were looked at; 0 at the end of input; -1: none, or an error */
+    ssize_t there;  /* bytes that were looked at, or shown to be there; 0 at the end of input; -1:
+                       none, or an error */
     bool nothing;   /* no input, and not at its end either */
     size_t ends_at; /* how many of them are the request's when it ends among them, else 0 */
     size_t transaction; /* how many of them are of the transaction that it opens, with its end; 0
@@ -27,6 +31,10 @@ struct ahead {
 
 /* Looks at what waits in the connection `fd`. errno is kept. */
 void look_ahead(int fd, const struct request *request, struct ahead *ahead);
+
+/* Looks for the end of a request that goes on behind what was looked at. One system call for each
+ * LOOK_AHEAD_MAX bytes; errno is kept. */
+void look_ahead_further(int fd, struct ahead *ahead);
 
 /* Room for the control message in which recvmsg(2) says when what it read arrived. */
 union arrival_control {

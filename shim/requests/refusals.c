@@ -80,8 +80,12 @@ static enum refusal say_refusal(int fd, struct request *request,
 static void drop(int fd, size_t length)
 {
     char unused[LOOK_AHEAD_MAX];
-    kernel_call(SYS_recvfrom, fd, unused, length < sizeof unused ? length : sizeof unused,
-                MSG_DONTWAIT, NULL, NULL);
+    while (length) {
+        size_t piece = length < sizeof unused ? length : sizeof unused;
+        if (kernel_call(SYS_recvfrom, fd, unused, piece, MSG_DONTWAIT, NULL, NULL) != (long)piece)
+            return;
+        length -= piece;
+    }
 }
 
 #define TRANSACTION_TEXT 4096
@@ -126,11 +130,24 @@ static enum refusal answer_transaction(int fd, struct request *request, size_t l
     return REFUSAL_GIVEN;
 }
 
-static enum refusal answer(int fd, struct request *request, const struct ahead *ahead)
+/* Whether the program has nothing of the request, and all of it is there. */
+static bool is_whole(int fd, const struct request *request, struct ahead *ahead)
 {
-    bool whole = ahead->ends_at > 0, closes = !whole || ahead->stream.flags & REQUEST_CLOSES;
+    if (!request_between(&request->stream))
+        return false;
+    if (ahead->ends_at == 0)
+        look_ahead_further(fd, ahead);
+    return ahead->ends_at > 0;
+}
+
+static enum refusal answer(int fd, struct request *request, struct ahead *ahead)
+{
     if (ahead->stream.flags & REQUEST_OPENS)
         return answer_transaction(fd, request, ahead->transaction);
+    bool closes = !is_whole(fd, request, ahead) || ahead->stream.flags & REQUEST_CLOSES;
+    bool followed = ahead->ends_at && (size_t)ahead->there > ahead->ends_at;
+    if (followed && ahead->stream.flags & REQUEST_LEADS)
+        return REFUSAL_NOT;
     enum refusal refusal = say_refusal(fd, request, &ahead->stream, closes);
     if (refusal != REFUSAL_GIVEN)
         return refusal;
@@ -140,8 +157,8 @@ static enum refusal answer(int fd, struct request *request, const struct ahead *
     return REFUSAL_GIVEN;
 }
 
-enum refusal refuse_ahead(int fd, struct request *request, const struct ahead *ahead,
-                          enum when_full how, enum refusal_reason reason)
+enum refusal refuse_ahead(int fd, struct request *request, struct ahead *ahead, enum when_full how,
+                          enum refusal_reason reason)
 {
     int saved = errno;
     enum refusal refusal = how == WHEN_FULL_RESET ? reset(fd, request) : answer(fd, request, ahead);

@@ -19,8 +19,8 @@ enum refusal_reason { REFUSED_LATE, REFUSED_FULL };
 
 /* Refuses the request that `ahead` tells of; `how` is WHEN_FULL_RESET or, for all else, an answer.
  * errno is kept. */
-enum refusal refuse_ahead(int fd, struct request *request, const struct ahead *ahead,
-                          enum when_full how, enum refusal_reason reason);
+enum refusal refuse_ahead(int fd, struct request *request, struct ahead *ahead, enum when_full how,
+                          enum refusal_reason reason);
 
 /* Refuses a whole request that was read already, of which the program knows nothing yet. */
 enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason reason);

@@ -169,7 +169,8 @@ static void a_refusal_is_an_error_and_the_connection_goes_on(void **state)
     struct request_stream stream = logged_in(0);
     (void)state;
     query(&stream, "SELECT 1");
-    assert_int_equal(stream.flags & REQUEST_BITS & ~REQUEST_OF_OWN, REQUEST_HEAD_WHOLE);
+    assert_int_equal(stream.flags & REQUEST_BITS & ~REQUEST_OF_OWN,
+                     REQUEST_HEAD_WHOLE | REQUEST_LEADS);
     size_t length = request_refuse(&stream, &limits, false, out, sizeof out);
     assert_in_range(length, 20, sizeof out);
     assert_int_equal((size_t)(uint8_t)out[0] + 4, length);

@@ -73,7 +73,7 @@ static void a_refusal_is_an_error_and_the_connection_goes_on(void **state)
     char out[REQUEST_REFUSAL_MAX];
     struct request_stream stream = asked(logged_in(), BYTES(SELECT), REQUEST_ENDS);
     (void)state;
-    assert_int_equal(stream.flags & REQUEST_BITS, REQUEST_HEAD_WHOLE);
+    assert_int_equal(stream.flags & REQUEST_BITS, REQUEST_HEAD_WHOLE | REQUEST_LEADS);
     size_t length = request_refuse(&stream, &limits, false, out, sizeof out);
     assert_in_range(length, 20, sizeof out);
     assert_int_equal(out[0], 'E');
