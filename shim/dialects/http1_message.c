@@ -23,9 +23,11 @@ void http1_word_begins(struct message *message)
 void http1_word_goes_on(struct message *message, const char *const words[], char byte)
 {
     struct kept *kept = &message->kept;
-    for (unsigned i = 0; kept->candidates && words[i]; i++)
-        if (kept->candidates >> i & 1 && words[i][kept->at] != byte)
-            kept->candidates &= (uint8_t) ~(1U << i);
+    unsigned those_that_are = 0;
+    for (unsigned i = 0; kept->candidates >> i && words[i]; i++)
+        if (kept->candidates >> i & 1 && words[i][kept->at] == byte)
+            those_that_are |= 1U << i;
+    kept->candidates = (uint8_t)those_that_are;
     kept->at += kept->at < BEHIND_WORD - 1;
 }
 
@@ -125,7 +127,8 @@ static size_t on_field_name(struct message *message, const char *bytes, size_t l
 {
     size_t taken = 0;
     for (; taken < length && http1_is_token(bytes[taken]); taken++)
-        http1_word_goes_on(message, fields, http1_lower(bytes[taken]));
+        if (message->kept.candidates)
+            http1_word_goes_on(message, fields, http1_lower(bytes[taken]));
     if (taken == length)
         return taken;
     if (bytes[taken] == ':')
