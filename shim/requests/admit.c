@@ -35,6 +35,14 @@ static bool needs_no_place(const struct ahead *ahead)
            ahead->stream.flags & (REQUEST_EXEMPT | REQUEST_SILENT | REQUEST_WAITS);
 }
 
+/* What is there belongs to a request that the program has seen the head of, and has answered: the
+ * rest of a body that it did not want. */
+static bool rest_of_answered(const struct request *request)
+{
+    return !request_between(&request->stream) && request->stream.flags & REQUEST_HEAD_WHOLE &&
+           !(request->stream.flags & REQUEST_UNBOUNDED);
+}
+
 /* --- what needs one --- */
 
 static enum admit granted(struct request *request, const struct ahead *ahead, size_t *most)
@@ -105,6 +113,10 @@ static enum admit look(int fd, struct request *request, bool blocked, size_t *mo
             return ADMIT_AGAIN;
         if (ahead.there <= 0) /* the end, or an error: the kernel says which */
             return ADMIT_GO;
+        if (rest_of_answered(request)) {
+            *most = ahead.ends_at ? ahead.ends_at : UNBOUNDED;
+            return ADMIT_GO;
+        }
         if (needs_no_place(&ahead))
             return uncounted(request, &ahead, most);
         enum admit admit = decide(fd, request, &ahead, blocked, most);

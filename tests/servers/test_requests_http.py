@@ -569,6 +569,30 @@ def shed(server):
         assert counted[200] > 0, counted
 
 
+def answered_early(server):
+    """The rest of a body whose request was answered already, with an error, is no request: nobody answers it."""
+    with Service(server, ["total-requests=1", "when-full=busy"]) as service:
+        with Client(service.port) as first, Client(service.port) as client:
+            put_and_got(first, "/kept", b"kept", put("/kept", b"kept"))
+            body = content(random.Random(7), 300000)
+            head, _, _ = put("/kept", body).replace(b"PUT", b"POST", 1).partition(b"\r\n\r\n")
+            client.send(head + b"\r\n\r\n" + body[:1000])
+            assert client.answer()[0] == 405
+            wait_until(lambda: service.totals()["requests"]["in_flight"] == 0, "the end of what was answered")
+            first.send(put("/more", b"12345678")[:-4])
+            wait_until(lambda: service.totals()["requests"]["in_flight"] == 1, "a request that does not end")
+            for at in range(1000, len(body), 29900):
+                client.send_pieces([body[at:at + 29900]])
+            for _ in range(3):
+                client.send(get("/kept"))
+                status, fields, _ = client.answer()
+                assert status == 503 and b"connection" not in fields, (status, fields)
+            first.send(b"5678" + get("/kept"))
+            assert [first.answer()[0], first.answer()[2]] == [201, b"kept"]
+            client.send(get("/kept"))
+            assert client.answer()[2] == b"kept"
+
+
 def by_the_programs_count(server):
     """The program itself never counts more inside than the highest ceiling that was in force."""
     highest = 4
@@ -608,6 +632,7 @@ def tests():
             named[f"test_{server}_{what.__name__}"] = functools.partial(with_moving_limits, server, what, clients)
         for what in (garbage, endless, shed):
             named[f"test_{server}_{what.__name__}"] = functools.partial(what, server)
+    named["test_nginx_answered_early"] = functools.partial(answered_early, "nginx")
     for server in ("node", "python"):
         named[f"test_{server}_count"] = functools.partial(by_the_programs_count, server)
     return named
