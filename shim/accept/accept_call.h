@@ -31,18 +31,33 @@ struct admission {
     socklen_t *length;
     bool blocking;
     bool screening; /* whoever is welcome waits in the waiting room for the program's accept */
+    bool reserved;  /* there is a slot for whoever comes: newcomers_give_slot_back */
     bool owes_wake; /* a slot was given back, and nobody was told */
     unsigned refusals;
     uint64_t billed_ns; /* processor time when refusals were billed last */
 };
 
-/* What one attempt came to, besides a descriptor, or -1 with errno. */
-enum {
-    TRY_AGAIN = -2,     /* somebody was turned away */
-    MUST_WAIT = -3,     /* there is no slot */
-    NOBODY = -4,        /* no client waits */
-    PROMISED = -5,      /* the program's next accept finds somebody in the waiting room */
-    LEFT_TO_WAITS = -6, /* a thread that waits for the listener refuses who is there */
+/* What one attempt came to. */
+enum accept_end {
+    ACCEPT_ADMITTED,      /* somebody comes in, by `fd` */
+    ACCEPT_FAILED,        /* the kernel would not accept: errno */
+    ACCEPT_TURNED_AWAY,   /* somebody was; another may be there */
+    ACCEPT_FULL,          /* there is no slot */
+    ACCEPT_NOBODY,        /* no client waits */
+    ACCEPT_PROMISED,      /* the program's next accept finds somebody in the waiting room */
+    ACCEPT_LEFT_TO_WAITS, /* a thread that waits for the listener refuses who is there */
+    ACCEPT_ENDS
 };
+
+struct accept_outcome {
+    enum accept_end end;
+    int fd; /* of who is admitted, otherwise -1: what accept(2) returns */
+};
+
+/* Nobody is admitted. */
+static inline struct accept_outcome accept_without(enum accept_end end)
+{
+    return (struct accept_outcome){end, -1};
+}
 
 #endif

@@ -36,60 +36,64 @@
 #define IDLE_NAP_NS (2 * MILLISECOND)
 
 /* No slot: holds, or accepts one that is to be refused, exempt or parked. */
-static int without_slot(struct admission *admission, enum reservation why)
+static struct accept_outcome without_slot(struct admission *admission, enum reservation why)
 {
     if (why == RESERVATION_PAUSED)
-        return MUST_WAIT;
+        return accept_without(ACCEPT_FULL);
     if (why == RESERVATION_FULL && !reservation_full_for_certain())
-        return reservation_room() == RESERVED ? TRY_AGAIN : MUST_WAIT;
+        return accept_without(reservation_room() == RESERVED ? ACCEPT_TURNED_AWAY : ACCEPT_FULL);
     if (newcomers_when_full() == WHEN_FULL_HOLD &&
         !admission_takes_to_look_at(admission->wait.listener))
-        return MUST_WAIT;
+        return accept_without(ACCEPT_FULL);
     if (!newcomers_attended(admission) && admission_report_again(admission->wait.fd))
-        return LEFT_TO_WAITS;
-    return newcomers_take(admission, false);
+        return accept_without(ACCEPT_LEFT_TO_WAITS);
+    return newcomers_take(admission);
 }
 
 /* With `client`, somebody waits in the kernel's queue: accept will not block. */
-static int attempt_with(struct admission *admission, bool client)
+static struct accept_outcome attempt_with(struct admission *admission, bool client)
 {
+    struct accept_outcome outcome = accept_without(ACCEPT_NOBODY);
     bool parked = waiting_room_occupied() && !admission->screening;
-    int fd = parked ? newcomers_admit_exempt(admission) : -1;
-    if (fd >= 0)
-        return fd;
+    if (parked)
+        outcome = newcomers_admit_exempt(admission);
+    if (outcome.end != ACCEPT_NOBODY)
+        return outcome;
     enum reservation room = reservation_make();
-    if (room != RESERVED)
-        return client ? without_slot(admission, room) : NOBODY;
-    fd = parked ? newcomers_admit_parked(admission) : -1;
-    if (fd >= 0)
-        return fd;
-    if (client)
-        return newcomers_take(admission, true);
+    admission->reserved = room == RESERVED;
+    if (!admission->reserved)
+        return client ? without_slot(admission, room) : outcome;
+    if (parked)
+        outcome = newcomers_admit_parked(admission);
+    if (outcome.end == ACCEPT_NOBODY && client)
+        return newcomers_take(admission);
     newcomers_give_slot_back(admission);
-    return NOBODY;
+    return outcome;
 }
 
-static int attempt(struct admission *admission)
+static struct accept_outcome attempt(struct admission *admission)
 {
-    int cancel_state = PTHREAD_CANCEL_ENABLE, outcome;
+    int cancel_state = PTHREAD_CANCEL_ENABLE;
+    struct accept_outcome outcome;
     bool client = true;
     struct turn turn;
 
     if (!admission->blocking && admission->refusals >= REFUSALS_PER_CALL)
-        return MUST_WAIT;
+        return accept_without(ACCEPT_FULL);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     if (admission->blocking &&
         !turns_take(admission->wait.listener, admission->wait.fd, admission_lets_in, &turn)) {
         pthread_setcancelstate(cancel_state, NULL);
-        return MUST_WAIT;
+        return accept_without(ACCEPT_FULL);
     }
     for (unsigned refused = 0;; refused++) {
         /* A token of accept-rate is not to be taken, even for a moment, when there is nobody. */
         if (admission->blocking || segment_limit(service.segment, LIMIT_ACCEPT_RATE) != LIMIT_OFF)
             client = admission_client_waits(admission->wait.fd);
-        outcome = client || waiting_room_occupied() ? attempt_with(admission, client) : NOBODY;
-        if (!admission->blocking || outcome != TRY_AGAIN || refused >= REFUSALS_PER_TURN ||
-            !turns_keep(&turn))
+        outcome = client || waiting_room_occupied() ? attempt_with(admission, client)
+                                                    : accept_without(ACCEPT_NOBODY);
+        if (!admission->blocking || outcome.end != ACCEPT_TURNED_AWAY ||
+            refused >= REFUSALS_PER_TURN || !turns_keep(&turn))
             break;
     }
     if (admission->blocking)
@@ -121,6 +125,14 @@ static bool may_promise(const struct listener *listener)
     return atomic_load_explicit(&listener->accepts, memory_order_relaxed);
 }
 
+/* What a wait makes of an attempt that was made for it. */
+static const enum report reports[ACCEPT_ENDS] = {
+    [ACCEPT_ADMITTED] = REPORT_NOW,      [ACCEPT_FAILED] = REPORT_NOW,
+    [ACCEPT_TURNED_AWAY] = REPORT_LATER, [ACCEPT_FULL] = REPORT_LATER,
+    [ACCEPT_NOBODY] = REPORT_NOBODY,     [ACCEPT_PROMISED] = REPORT_NOW,
+    [ACCEPT_LEFT_TO_WAITS] = REPORT_NOW,
+};
+
 static enum report turn_away_until_welcome(struct listener *listener, int fd)
 {
     struct admission admission = {
@@ -129,16 +141,15 @@ static enum report turn_away_until_welcome(struct listener *listener, int fd)
         .blocking = !atomic_load(&listener->nonblocking),
         .screening = true,
     };
-    int outcome, saved = errno;
+    struct accept_outcome outcome;
+    int saved = errno;
     do {
         outcome = attempt(&admission);
-    } while (outcome == TRY_AGAIN && admission.refusals < REFUSALS_PER_CALL);
+    } while (outcome.end == ACCEPT_TURNED_AWAY && admission.refusals < REFUSALS_PER_CALL);
     if (admission.refusals)
         newcomers_bill(&admission);
     errno = saved;
-    if (outcome == NOBODY)
-        return REPORT_NOBODY;
-    return outcome == MUST_WAIT || outcome == TRY_AGAIN ? REPORT_LATER : REPORT_NOW;
+    return reports[outcome.end];
 }
 
 enum report accepting_screen(struct listener *listener, int fd)
@@ -171,11 +182,11 @@ static int accept_broken(const struct admission *admission)
                             admission->flags);
 }
 
-static int nobody_now(struct admission *admission, int outcome)
+static int nobody_now(struct admission *admission, bool full)
 {
-    if (outcome == MUST_WAIT && accept_wait_broken(admission->wait.fd))
+    if (full && accept_wait_broken(admission->wait.fd))
         return accept_broken(admission);
-    if (outcome == MUST_WAIT) {
+    if (full) {
         admission_holds(admission->wait.listener, admission->wait.fd);
         admission_attend();
         admission_hold(admission->wait.fd);
@@ -190,13 +201,13 @@ static int nobody_now(struct admission *admission, int outcome)
 
 static int accept_nonblocking(struct admission *admission)
 {
-    int outcome;
-    while ((outcome = attempt(admission)) == TRY_AGAIN)
+    struct accept_outcome outcome;
+    while ((outcome = attempt(admission)).end == ACCEPT_TURNED_AWAY)
         ;
-    if (outcome < -1)
-        return nobody_now(admission, outcome);
+    if (outcome.end > ACCEPT_FAILED)
+        return nobody_now(admission, outcome.end == ACCEPT_FULL);
     since_wait_found_a_slot();
-    return outcome;
+    return outcome.fd;
 }
 
 /*
@@ -208,7 +219,7 @@ static int accept_nonblocking(struct admission *admission)
  * and sshd go on after either; vsftpd, xinetd and tcpserver after any error; EINTR would be tried
  * again at once, by python itself, and wait.
  */
-static bool found_by_waiting(void)
+static bool reported_by_a_wait(void)
 {
     return since_wait_first_accept() &&
            atomic_load_explicit(&admission_waited_for, memory_order_relaxed);
@@ -238,29 +249,30 @@ static bool anybody_inside(void)
 
 static int accept_until_served(struct admission *admission)
 {
-    bool found = found_by_waiting(), told = found;
+    bool reported = reported_by_a_wait(), told = reported;
     for (;; told = false) {
         libc_test_cancel();
         if (!admission_active())
             return pass_on(admission->wait.fd, admission->address, admission->length,
                            admission->flags, admission->plain);
         bool pending = admission_pending(admission->wait.listener);
-        if (!pending && found && listeners_refused_lately(admission->wait.listener) &&
+        if (!pending && reported && listeners_refused_lately(admission->wait.listener) &&
             !admission_client_waits(admission->wait.fd))
             return fail(ECONNABORTED);
         if (told)
             signals_hold_handled(&admission->wait.held);
         else if (!pending && !accept_wait_for_client(&admission->wait))
             return -1;
-        int outcome = attempt(admission);
-        if (outcome == MUST_WAIT && accept_wait_broken(admission->wait.fd))
+        struct accept_outcome outcome = attempt(admission);
+        bool full = outcome.end == ACCEPT_FULL;
+        if (full && accept_wait_broken(admission->wait.fd))
             return accept_broken(admission);
-        if (outcome == MUST_WAIT && found && anybody_inside())
+        if (full && reported && anybody_inside())
             return fail(ECONNABORTED);
-        if (outcome == MUST_WAIT && !accept_wait_for_slot(&admission->wait))
+        if (full && !accept_wait_for_slot(&admission->wait))
             return -1;
-        if (outcome >= -1)
-            return outcome;
+        if (outcome.end <= ACCEPT_FAILED)
+            return outcome.fd;
     }
 }
 

@@ -74,6 +74,11 @@ void newcomers_attend(void)
     }
 }
 
+static struct accept_outcome admitted(int fd)
+{
+    return (struct accept_outcome){ACCEPT_ADMITTED, fd};
+}
+
 /* Hands the address out as accept(2) does: cut to the room there is, with its full length. */
 static void hand_out_address(const struct admission *admission, const struct sockaddr_storage *from,
                              socklen_t from_length)
@@ -118,7 +123,7 @@ static void track_exempt(const struct admission *admission, int fd,
         connections_count(fd, admission->wait.listener->family);
 }
 
-int newcomers_admit_parked(const struct admission *admission)
+struct accept_outcome newcomers_admit_parked(struct admission *admission)
 {
     struct listener *listener = admission->wait.listener;
     uint32_t index = listeners_index(listener), peer;
@@ -127,23 +132,24 @@ int newcomers_admit_parked(const struct admission *admission)
         shed_parked_at(index, listener, target);
     int fd = waiting_room_next(index, &peer);
     if (fd < 0)
-        return -1;
+        return accept_without(ACCEPT_NOBODY);
     hand_out_parked(admission, fd);
+    admission->reserved = false;
     connections_commit(fd, origin_of(admission), listener->auditable, peer);
     trace(TRACE_ACCEPT, "commit-parked", fd, "listener", (uint64_t)admission->wait.fd,
           "total-conns", gauge_count(&service.segment->conns));
-    return fd;
+    return admitted(fd);
 }
 
-int newcomers_admit_exempt(const struct admission *admission)
+struct accept_outcome newcomers_admit_exempt(const struct admission *admission)
 {
     int fd = waiting_room_next_exempt(listeners_index(admission->wait.listener));
     if (fd < 0)
-        return -1;
+        return accept_without(ACCEPT_NOBODY);
     descriptor_put(fd, 0);
     struct sockaddr_storage from = hand_out_parked(admission, fd);
     track_exempt(admission, fd, &from);
-    return fd;
+    return admitted(fd);
 }
 
 /* --- turning away --- */
@@ -161,7 +167,8 @@ void newcomers_bill(struct admission *admission)
     admission->billed_ns = spent;
 }
 
-static int refuse(struct admission *admission, int fd, enum when_full how, bool late)
+static struct accept_outcome refuse(struct admission *admission, int fd, enum when_full how,
+                                    bool late)
 {
     if (admission->refusals++ % REFUSALS_PER_BILL == 0)
         newcomers_bill(admission);
@@ -170,36 +177,37 @@ static int refuse(struct admission *admission, int fd, enum when_full how, bool 
           (uint64_t)admission->wait.fd, "refusals", admission->refusals);
     shedding_refuse(fd, listeners_index(admission->wait.listener), how, late,
                     newcomers_attended(admission));
-    return TRY_AGAIN;
+    return accept_without(ACCEPT_TURNED_AWAY);
 }
 
-static int park(struct admission *admission, int fd, struct peer_key key, uint64_t waited_ns)
+/* In the waiting room, or where that is full away. `end` is what that comes to. */
+static struct accept_outcome park(struct admission *admission, int fd, struct guest guest,
+                                  enum accept_end end)
 {
-    service_count(COUNTER_HELD, 1);
-    listeners_note_refusal(admission->wait.listener);
-    struct guest guest = {.key = key, .kind = GUEST_HELD, .since_ns = monotonic_ns() - waited_ns};
     if (!waiting_room_park(listeners_index(admission->wait.listener), fd, guest))
         return refuse(admission, fd, WHEN_FULL_RESET, false);
-    return TRY_AGAIN;
+    return accept_without(end);
 }
 
-/* Nobody is told of it but the accept that the program makes next. */
-static int promise(struct admission *admission, int fd, struct peer_key key, enum guest_kind kind)
+/* The one way by which a slot goes back. With `wakes`, somebody else may have it. */
+static void give_slot_back(struct admission *admission, bool wakes)
 {
-    struct guest guest = {.key = key, .kind = kind};
-    if (!waiting_room_park(listeners_index(admission->wait.listener), fd, guest))
-        return refuse(admission, fd, WHEN_FULL_RESET, false);
-    return PROMISED;
+    if (!admission->reserved)
+        return;
+    int saved = errno;
+    admission->reserved = false;
+    if (wakes && !admission->blocking) {
+        reservation_cancel();
+    } else {
+        reservation_cancel_quietly();
+        admission->owes_wake |= wakes;
+    }
+    errno = saved;
 }
 
 void newcomers_give_slot_back(struct admission *admission)
 {
-    if (!admission->blocking) {
-        reservation_cancel();
-        return;
-    }
-    reservation_cancel_quietly();
-    admission->owes_wake = true;
+    give_slot_back(admission, true);
 }
 
 void newcomers_wake(struct admission *admission)
@@ -207,17 +215,6 @@ void newcomers_wake(struct admission *admission)
     if (service_active())
         segment_wake(service.segment, false);
     admission->owes_wake = false;
-}
-
-/* Over peer-conns: others must not wait behind it, so it cannot stay in the kernel's queue. */
-static int turn_away_peer(struct admission *admission, int fd, struct peer_key key,
-                          uint64_t waited_ns)
-{
-    newcomers_give_slot_back(admission);
-    trace(TRACE_ACCEPT, "cancel-peer-conns", fd, "waited_us", waited_ns / 1000, NULL, 0);
-    if (newcomers_when_full() != WHEN_FULL_HOLD)
-        return refuse(admission, fd, newcomers_when_full(), false);
-    return park(admission, fd, key, waited_ns);
 }
 
 /* --- taking one out of the kernel's queue --- */
@@ -259,78 +256,134 @@ static int accept_real(const struct admission *admission, struct sockaddr_storag
     return fd;
 }
 
-static int nobody_came(struct admission *admission, bool reserved)
+/* --- what becomes of who was taken out --- */
+
+/* In the order in which it is asked. */
+enum fate {
+    FATE_EXEMPT,   /* let in, uncounted */
+    FATE_LATE,     /* waited too long */
+    FATE_FULL,     /* there is no slot; he came to be turned away */
+    FATE_PEER,     /* his address has as many connections as it may have */
+    FATE_PROMISED, /* welcome, when the program asks */
+    FATE_ADMITTED,
+};
+
+struct newcomer {
+    int fd;
+    socklen_t length;
+    struct sockaddr_storage from;
+    struct peer_key key;
+    struct queue_client client;
+    uint32_t peer; /* of FATE_ADMITTED: the place under peer-conns */
+};
+
+static enum fate judge(const struct admission *admission, struct newcomer *newcomer)
 {
-    const struct listener *listener = admission->wait.listener;
-    int saved = errno;
-    if (reserved)
-        newcomers_give_slot_back(admission);
-    if (saved == EAGAIN && listener->shared)
-        atomic_store_explicit(&listener->shared->queue.crowded, 0, memory_order_relaxed);
-    errno = saved;
-    return saved == EAGAIN ? NOBODY : -1;
+    newcomer->key = peers_key(&newcomer->from);
+    if (exemption_by_address(&newcomer->from))
+        return FATE_EXEMPT;
+    newcomer->client = ask_about(admission, newcomer->fd);
+    if (is_late(admission, newcomer->client))
+        return FATE_LATE;
+    if (!admission->reserved)
+        return FATE_FULL;
+    if (!peers_reserve(newcomer->key, true, &newcomer->peer))
+        return FATE_PEER;
+    if (!admission->screening)
+        return FATE_ADMITTED;
+    peers_cancel(newcomer->peer);
+    return FATE_PROMISED;
 }
 
-static int hand_out_exempt(struct admission *admission, int fd, const struct sockaddr_storage *from,
-                           socklen_t length)
+static struct accept_outcome let_in_exempt(struct admission *admission,
+                                           const struct newcomer *newcomer)
 {
     service_count(COUNTER_EXEMPTED, 1);
-    trace(TRACE_ACCEPT, "exempt", fd, NULL, 0, NULL, 0);
+    trace(TRACE_ACCEPT, "exempt", newcomer->fd, NULL, 0, NULL, 0);
     if (admission->screening)
-        return promise(admission, fd, (struct peer_key){{0}}, GUEST_EXEMPT);
-    listener_gates_ungate_accepted(admission->wait.listener, fd);
-    descriptor_put(fd, 0);
-    track_exempt(admission, fd, from);
-    hand_out_address(admission, from, length);
-    return fd;
+        return park(admission, newcomer->fd, (struct guest){.kind = GUEST_EXEMPT}, ACCEPT_PROMISED);
+    listener_gates_ungate_accepted(admission->wait.listener, newcomer->fd);
+    descriptor_put(newcomer->fd, 0);
+    track_exempt(admission, newcomer->fd, &newcomer->from);
+    hand_out_address(admission, &newcomer->from, newcomer->length);
+    return admitted(newcomer->fd);
 }
 
-/* There is no place for it, or it is late: unless its request is exempt it is refused, or held. */
-static int turn_away(struct admission *admission, int fd, const struct sockaddr_storage *from,
-                     socklen_t length, uint64_t waited_ns, bool late)
+/* Others must not wait behind this one, so it cannot stay in the kernel's queue. */
+static struct accept_outcome hold(struct admission *admission, const struct newcomer *newcomer)
+{
+    service_count(COUNTER_HELD, 1);
+    listeners_note_refusal(admission->wait.listener);
+    struct guest guest = {.key = newcomer->key,
+                          .kind = GUEST_HELD,
+                          .since_ns = monotonic_ns() - newcomer->client.waited_ns};
+    return park(admission, newcomer->fd, guest, ACCEPT_TURNED_AWAY);
+}
+
+/* There is no place, or he is late: unless the request is exempt he is refused, or held. */
+static struct accept_outcome turn_away(struct admission *admission, const struct newcomer *newcomer,
+                                       bool late)
 {
     enum when_full how = late ? refusal() : newcomers_when_full();
-    enum busy_recognition exempt = exemption_by_request(fd);
+    enum busy_recognition exempt = exemption_by_request(newcomer->fd);
     if (exempt == BUSY_RECOGNISED)
-        return hand_out_exempt(admission, fd, from, length);
+        return let_in_exempt(admission, newcomer);
     if (how != WHEN_FULL_HOLD || exempt == BUSY_UNDECIDED)
-        return refuse(admission, fd, how, late);
-    return park(admission, fd, peers_key(from), waited_ns);
+        return refuse(admission, newcomer->fd, how, late);
+    return hold(admission, newcomer);
 }
 
-int newcomers_take(struct admission *admission, bool reserved)
+static struct accept_outcome turn_away_peer(struct admission *admission,
+                                            const struct newcomer *newcomer)
 {
-    struct sockaddr_storage from = {0};
-    socklen_t length;
-    struct listener *listener = admission->wait.listener;
-    uint32_t peer;
+    trace(TRACE_ACCEPT, "cancel-peer-conns", newcomer->fd, "waited_us",
+          newcomer->client.waited_ns / 1000, NULL, 0);
+    if (newcomers_when_full() != WHEN_FULL_HOLD)
+        return refuse(admission, newcomer->fd, newcomers_when_full(), false);
+    return hold(admission, newcomer);
+}
 
-    int fd = accept_real(admission, &from, &length);
-    if (fd < 0)
-        return nobody_came(admission, reserved);
-    struct peer_key key = peers_key(&from);
-    if (exemption_by_address(&from)) {
-        if (reserved)
-            newcomers_give_slot_back(admission);
-        return hand_out_exempt(admission, fd, &from, length);
-    }
-    struct queue_client client = ask_about(admission, fd);
-    bool late = is_late(admission, client);
-    if (late && reserved)
-        newcomers_give_slot_back(admission);
-    if (late || !reserved)
-        return turn_away(admission, fd, &from, length, client.waited_ns, late);
-    if (!peers_reserve(key, true, &peer))
-        return turn_away_peer(admission, fd, key, client.waited_ns);
-    if (admission->screening) {
-        peers_cancel(peer);
-        reservation_cancel_quietly();
-        return promise(admission, fd, key, GUEST_PROMISED);
-    }
-    listener_gates_ungate_accepted(listener, fd);
-    connections_commit(fd, origin_of(admission), listener->auditable, peer);
-    trace(TRACE_ACCEPT, "commit", fd, "listener", (uint64_t)admission->wait.fd, "total-conns",
-          gauge_count(&service.segment->conns));
-    hand_out_address(admission, &from, length);
-    return fd;
+static struct accept_outcome commit(struct admission *admission, const struct newcomer *newcomer)
+{
+    admission->reserved = false;
+    listener_gates_ungate_accepted(admission->wait.listener, newcomer->fd);
+    connections_commit(newcomer->fd, origin_of(admission), admission->wait.listener->auditable,
+                       newcomer->peer);
+    trace(TRACE_ACCEPT, "commit", newcomer->fd, "listener", (uint64_t)admission->wait.fd,
+          "total-conns", gauge_count(&service.segment->conns));
+    hand_out_address(admission, &newcomer->from, newcomer->length);
+    return admitted(newcomer->fd);
+}
+
+static struct accept_outcome nobody_came(struct admission *admission)
+{
+    const struct listener *listener = admission->wait.listener;
+    newcomers_give_slot_back(admission);
+    if (errno != EAGAIN)
+        return accept_without(ACCEPT_FAILED);
+    if (listener->shared)
+        atomic_store_explicit(&listener->shared->queue.crowded, 0, memory_order_relaxed);
+    return accept_without(ACCEPT_NOBODY);
+}
+
+struct accept_outcome newcomers_take(struct admission *admission)
+{
+    struct newcomer newcomer = {.peer = 0};
+    newcomer.fd = accept_real(admission, &newcomer.from, &newcomer.length);
+    if (newcomer.fd < 0)
+        return nobody_came(admission);
+    enum fate fate = judge(admission, &newcomer);
+    if (fate == FATE_ADMITTED)
+        return commit(admission, &newcomer);
+    /* Before anything else, since it takes time to turn somebody away. Who was promised a slot
+     * comes back for it in a moment: nobody is woken. */
+    give_slot_back(admission, fate != FATE_PROMISED);
+    if (fate == FATE_EXEMPT)
+        return let_in_exempt(admission, &newcomer);
+    if (fate == FATE_PROMISED)
+        return park(admission, newcomer.fd,
+                    (struct guest){.key = newcomer.key, .kind = GUEST_PROMISED}, ACCEPT_PROMISED);
+    if (fate == FATE_PEER)
+        return turn_away_peer(admission, &newcomer);
+    return turn_away(admission, &newcomer, fate == FATE_LATE);
 }

@@ -15,18 +15,22 @@
 /* Whether somebody comes back for those who are made to linger: see shedding.h. */
 bool newcomers_attended(const struct admission *admission);
 
-/* Accepts one. `reserved` tells whether there is a slot for it, or it came to be refused. */
-int newcomers_take(struct admission *admission, bool reserved);
+/*
+ * Accepts one, and does what is to become of him: with a slot reserved he may be admitted, without
+ * one he comes to be turned away, parked, or let in as exempt. A slot that he does not get has been
+ * given back.
+ */
+struct accept_outcome newcomers_take(struct admission *admission);
 
-/* Admits somebody from the waiting room, with the slot that is reserved; -1 when nobody can be. */
-int newcomers_admit_parked(const struct admission *admission);
+/* Admits somebody from the waiting room, with the slot that is reserved, or ACCEPT_NOBODY. */
+struct accept_outcome newcomers_admit_parked(struct admission *admission);
 
-/* Hands out an exempt client from the waiting room, who needs no slot; -1 when there is none. */
-int newcomers_admit_exempt(const struct admission *admission);
+/* Hands out an exempt client from the waiting room, who needs no slot, or ACCEPT_NOBODY. */
+struct accept_outcome newcomers_admit_exempt(const struct admission *admission);
 
-/* Gives the reserved slot back. While the caller has the listener for itself, whoever was woken for
- * the slot could but wait for the listener, a process for each refusal: newcomers_wake does
- * it later. */
+/* Gives the slot back if one is reserved still; keeps errno. While the caller has the listener for
+ * itself, whoever was woken for the slot could but wait for the listener, a process for each
+ * refusal: newcomers_wake does it later. */
 void newcomers_give_slot_back(struct admission *admission);
 void newcomers_wake(struct admission *admission);
 
