@@ -142,7 +142,8 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies sandbox locks libc \
 	$(patsubst tests/unit/test_%.c,%,$(wildcard tests/unit/test_request_*.c)))
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
-	$(BUILD)/tests/test_messages $(BUILD)/tests/test_pointers $(BUILD)/tests/test_stress
+	$(BUILD)/tests/test_messages $(BUILD)/tests/test_pointers $(BUILD)/tests/test_stress \
+	$(BUILD)/tests/test_held
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
 	$(BUILD)/tests/test_live $(BUILD)/tests/test_trust $(BUILD)/tests/test_buffers \
 	$(BUILD)/tests/test_duplex $(BUILD)/tests/test_depth $(BUILD)/tests/test_dialects

@@ -23,6 +23,7 @@
 #include "process/processes.h"
 #include "process/service.h"
 #include "wait/readiness.h"
+#include "wait/wait_loop.h"
 
 #include <errno.h>
 
@@ -46,6 +47,7 @@ static void after_fork_in_child(void)
     if (sandbox_entered())
         processes_sandboxed();
     readiness_after_fork_in_child(parent);
+    wait_loop_after_fork_in_child();
     listeners_after_fork_in_child();
     flows_after_fork_in_child();
     shedding_after_fork_in_child();

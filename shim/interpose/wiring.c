@@ -21,6 +21,7 @@
 #include "output/reading.h"
 #include "output/sojourn.h"
 #include "output/stalls.h"
+#include "output/wakers.h"
 #include "output/watches.h"
 #include "process/descriptors.h"
 #include "process/kept.h"
@@ -105,6 +106,7 @@ static void own_departed(int fd, descriptor what, const struct departure *depart
     waiting_room_forget(fd);
     witness_forget(fd);
     wakes_forget(fd);
+    wakers_forget(fd);
 }
 
 static const struct descriptor_operations own_operations = {.departed = own_departed};

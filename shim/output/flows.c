@@ -177,6 +177,7 @@ static void clear(struct flow *flow)
     atomic_store(&flow->careful, false);
     atomic_store(&flow->paced_produced, 0);
     atomic_store(&flow->late_error, 0);
+    atomic_store(&flow->waker, 0);
 }
 
 void flows_begin(int fd, uint32_t slot, uint32_t generation, int family, long status)

@@ -55,6 +55,8 @@ struct flow {
     _Atomic int set, fd;
     _Atomic uint32_t events;
     _Atomic uint64_t data;
+    /* watches.h: where a thread sleeps in poll or select until this has its turn, plus 1 */
+    _Atomic int waker;
     _Atomic uint64_t produced; /* bytes the program wrote */
     _Atomic bool careful;      /* writes must be looked after: see writing.h */
     _Atomic bool blocks;       /* it has no O_NONBLOCK, as last seen */

@@ -4,6 +4,7 @@
 #include "base/real.h"
 #include "base/spinlock.h"
 #include "base/trace.h"
+#include "output/wakers.h"
 
 #include <errno.h>
 #include <sys/syscall.h>
@@ -154,6 +155,27 @@ void watches_withhold(struct flow *flow)
 void watches_release(struct flow *flow)
 {
     watches_resume(flow, 0, FLOW_WAITS_TURN);
+    int waker = atomic_load(&flow->waker) ? atomic_exchange(&flow->waker, 0) : 0;
+    if (waker)
+        wakers_ring(waker - 1);
+}
+
+bool watches_awaits(struct flow *flow, int waker)
+{
+    if (!(flow_signs(flow) & FLOW_WAITS_TURN))
+        return false;
+    atomic_store(&flow->waker, waker + 1);
+    if (atomic_load(&flow->signs) & FLOW_WAITS_TURN)
+        return true;
+    watches_awaits_no_more(flow, waker); /* released meanwhile */
+    return false;
+}
+
+void watches_awaits_no_more(struct flow *flow, int waker)
+{
+    int mine = waker + 1;
+    if (atomic_load_explicit(&flow->waker, memory_order_relaxed))
+        atomic_compare_exchange_strong(&flow->waker, &mine, 0);
 }
 
 void watches_report_again(struct flow *flow)
@@ -245,9 +267,6 @@ static inline __attribute__((always_inline)) int control_noted(struct flow *flow
         .signs = flow_signs(flow)};
     before.event.data.u64 = atomic_load_explicit(&flow->data, memory_order_relaxed);
     note_watch(flow, set, fd, event, signs);
-    const struct input_gate *gate = watches_gate_as_seen();
-    if (gate && event->events & WATCHES_READABLE)
-        gate->asks(flow);
     int result = REAL(epoll_ctl)(set, operation, fd, event);
     if (__builtin_expect(result < 0, 0))
         take_back(flow, &before);
@@ -280,6 +299,9 @@ static __attribute__((noinline)) int control_alone(struct flow *flow, int set, i
 int watches_control(struct flow *flow, int set, int operation, int fd, struct epoll_event *event,
                     struct watches_signs signs)
 {
+    const struct input_gate *gate = watches_gate_as_seen();
+    if (gate && operation != EPOLL_CTL_DEL && event->events & WATCHES_READABLE)
+        gate->asks(flow);
     if (__builtin_expect(flow_signs(flow) & FLOW_REARMED, 0))
         return control_alone(flow, set, operation, fd, event, signs);
     return operation == EPOLL_CTL_DEL ? remove_noted(flow, set, fd, event)
@@ -361,6 +383,7 @@ static void end(struct flow *flow)
 {
     forget_watch(flow);
     watches_change(flow, 0, FLOW_WAITS_TURN);
+    atomic_store(&flow->waker, 0);
 }
 
 static void adjust(int fd, struct flow *flow)
@@ -382,6 +405,7 @@ static void after_fork_in_child(void)
 {
     flows_each(forget, NULL);
     spinlock_reset(&lock);
+    wakers_after_fork_in_child();
 }
 
 const struct flow_feature watches_feature = {.end = end,

@@ -46,17 +46,19 @@ struct input_gate {
     bool (*admits)(int fd, struct flow *flow);
     /* The program watches the connection for input from now on, by epoll_ctl. */
     void (*asks)(struct flow *flow);
-    /* A wait of this thread begins or goes round: in the epoll set `set`, or in poll or select
-     * (-1). Empties wake_fd. */
-    void (*turn_begins)(int set);
+    /* The kernel reports an error or a hang-up of it: the program is told, and reads what there is
+     * now. */
+    void (*broken)(struct flow *flow);
+    /* A wait of this thread begins or goes round. */
+    void (*turn_begins)(void);
     /* The longest that the next sleep of this thread may last, in nanoseconds; -1: as it likes. */
     int64_t (*next_look_ns)(void);
-    /*
-     * A descriptor of the shim's that becomes readable when this thread is to look again; -1 when
-     * no flow of this process waits for its turn. When threads share one, the first to empty it may
-     * leave the others asleep (poll(2) looks again when the thread runs): next_look_ns bounds that.
+    /* A descriptor of the shim's that becomes readable when some thread of this process is to look
+     * again; -1 when no flow of this process waits for its turn. One thread at a time waits for it.
      */
     int (*wake_fd)(void);
+    /* It was readable: makes it silent. A turn begins next. */
+    void (*heard)(void);
 };
 
 /* `gate` lives for ever. Before a service is joined. */
@@ -87,6 +89,14 @@ void watches_withhold(struct flow *flow);
 /* It has its turn, or was answered: what the program was not told of is reported anew, if nothing
  * else withholds it. */
 void watches_release(struct flow *flow);
+
+/*
+ * For poll and select: whether `flow` waits for its turn, so that its input is left out of the
+ * call. If so, watches_release rings `waker` (wakers.h; -1: nobody is to be woken), until
+ * watches_awaits_no_more.
+ */
+bool watches_awaits(struct flow *flow, int waker);
+void watches_awaits_no_more(struct flow *flow, int waker);
 
 /* The epoll set that watches it, as last seen; -1 when none does. */
 static inline int watches_set_of(const struct flow *flow)

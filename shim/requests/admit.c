@@ -166,3 +166,16 @@ enum admit admit_input(int fd, struct request *request, bool blocked, size_t *mo
     }
     return look(fd, request, blocked, most);
 }
+
+void admit_broken(struct request *request)
+{
+    line_leave(request);
+    request->pipelines = false; /* nothing is held back behind an unanswered one any more */
+    watches_release(request_flow(request));
+    if (request->middle || request_phase(request) != PHASE_REST || !request_takes(request, true))
+        return;
+    if (request_moves(request, PHASE_REST, PHASE_GRANTED))
+        request_begins(request, monotonic_ns());
+    else
+        in_flight_give(request_slot(request));
+}

@@ -29,4 +29,8 @@ bool admit_carefully(const struct request *request);
  */
 enum admit admit_input(int fd, struct request *request, bool blocked, size_t *most);
 
+/* The kernel reports an error or a hang-up: what there is the program reads now, above the
+ * ceilings, since it would be told again and again. errno is kept. */
+void admit_broken(struct request *request);
+
 #endif

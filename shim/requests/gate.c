@@ -24,13 +24,22 @@ static void asks(struct flow *flow)
         answers_end(request);
 }
 
-static void turn_begins(int set)
+static void broken(struct flow *flow)
 {
-    (void)set;
+    struct request *request = request_of(flow);
+    if (request)
+        admit_broken(request);
+}
+
+static void turn_begins(void)
+{
     answers_turn();
     line_serve();
-    if (line_length())
-        wakes_heard(WAKES_LOOP);
+}
+
+static void heard(void)
+{
+    wakes_heard(WAKES_LOOP);
 }
 
 static int64_t next_look_ns(void)
@@ -47,9 +56,11 @@ static int wake_fd(void)
 const struct input_gate requests_gate = {
     .admits = admits,
     .asks = asks,
+    .broken = broken,
     .turn_begins = turn_begins,
     .next_look_ns = next_look_ns,
     .wake_fd = wake_fd,
+    .heard = heard,
 };
 
 void requests_closes(struct flow *flow)

@@ -8,7 +8,6 @@
 #include "base/memory.h"
 #include "base/polling.h"
 #include "base/real.h"
-#include "base/sandbox.h"
 #include "output/pausing.h"
 #include "output/watches.h"
 #include "wait/interests.h"
@@ -43,8 +42,11 @@ static bool keep(struct flow *flow, struct epoll_event *event, const struct inpu
         return false;
     bool reads = event->events & WATCHES_READABLE, writes = event->events & WATCHES_WRITABLE;
     bool paused = pausing_judges(flow, event), remains = true;
-    if (event->events & WATCHES_BROKEN)
+    if (event->events & WATCHES_BROKEN) {
+        if (gate)
+            gate->broken(flow);
         return true;
+    }
     if (reads && watches_withheld(flow))
         remains = watches_take_out(flow, event);
     if (paused && reads && !(event->events & WATCHES_READABLE))
@@ -198,12 +200,14 @@ static void prepare(struct wait *wait)
 static int wait_to_be_woken(struct wait *wait)
 {
     struct timespec time;
-    struct pollfd fds[] = {{.fd = wait->set, .events = POLLIN},
-                           {.fd = wait->wake_fd, .events = POLLIN}};
+    struct pollfd fds[1 + WAIT_BELLS_MOST] = {{.fd = wait->set, .events = POLLIN}};
+    unsigned bells = wait_loop_bells(wait, fds + 1);
     if (wait->sleep_ns >= 0)
         time = (struct timespec){.tv_sec = (time_t)(wait->sleep_ns / 1000000000),
                                  .tv_nsec = (long)(wait->sleep_ns % 1000000000)};
-    int ready = polling_wait(fds, 2, wait->sleep_ns < 0 ? NULL : &time, wait->opened);
+    int ready = polling_wait(fds, 1 + bells, wait->sleep_ns < 0 ? NULL : &time, wait->opened);
+    if (ready > 0)
+        wait_loop_heard(wait, fds + 1, bells);
     wait->cut_short = ready > 0;
     return ready;
 }
@@ -211,20 +215,11 @@ static int wait_to_be_woken(struct wait *wait)
 static int ask_kernel(struct wait *wait)
 {
     struct epoll_call call = *epoll_wait_of(wait)->call;
-    int64_t timeout_ns = wait->sleep_ns;
     call.signals = wait->opened;
-    if (wait->wake_fd >= 0 && timeout_ns != 0) {
-        if (sandbox_permits(SYS_ppoll)) {
-            int ready = wait_to_be_woken(wait);
-            if (ready <= 0)
-                return ready;
-            timeout_ns = 0;
-        } else if (timeout_ns < 0 || timeout_ns > WAIT_WAKELESS_NS) {
-            timeout_ns = WAIT_WAKELESS_NS;
-            wait->cut_short = true;
-        }
-    }
-    return call.wait(&call, timeout_ns);
+    if (wait->wake_fd < 0 || wait->sleep_ns == 0)
+        return call.wait(&call, wait->sleep_ns);
+    int ready = wait_to_be_woken(wait);
+    return ready > 0 ? call.wait(&call, 0) : ready;
 }
 
 static int ask(struct wait *wait)
@@ -252,7 +247,7 @@ static int settle(struct wait *wait, int reported)
     return ready;
 }
 
-static const struct wait_operations operations = {prepare, ask, settle};
+static const struct wait_operations operations = {.prepare = prepare, .ask = ask, .settle = settle};
 
 /* --- the call --- */
 

@@ -31,21 +31,32 @@ bool masking_pending(int fd)
     return listener && admission_pending(listener);
 }
 
-short masking_leaves_out(int fd, short asked, bool *has_turns)
+short masking_leaves_out(struct wait *wait, int fd, short asked)
 {
-    struct flow *flow = asked & READABLE ? flow_of(fd) : NULL;
-    if (flow && flow_signs(flow) & FLOW_WAITS_TURN) {
-        *has_turns = true;
+    struct flow *flow = flow_of(fd);
+    if (!flow)
+        return 0;
+    if (wait_loop_awaits(wait, flow))
         return READABLE | POLLRDHUP;
-    }
-    return flow && asked & WRITABLE && pausing_masks(flow) ? READABLE : 0;
+    return asked & WRITABLE && pausing_masks(flow) ? READABLE : 0;
 }
 
-bool masking_admits(int fd)
+void masking_awaits_no_more(const struct wait *wait, int fd)
+{
+    struct flow *flow = flow_of(fd);
+    if (flow)
+        wait_loop_awaits_no_more(wait, flow);
+}
+
+short masking_admits(int fd, short events)
 {
     const struct input_gate *gate = watches_gate_in_force();
     struct flow *flow = gate ? flow_of(fd) : NULL;
-    return !flow || gate->admits(fd, flow);
+    if (flow && events & (POLLERR | POLLHUP))
+        gate->broken(flow);
+    else if (flow && events & READABLE && !gate->admits(fd, flow))
+        return events & ~(READABLE | POLLRDHUP);
+    return events;
 }
 
 const struct timespec *masking_timespec(int64_t nanoseconds, struct timespec *out)

@@ -10,6 +10,7 @@
 #define BACKPRESSURE_MASKING_H
 
 #include "output/watches.h"
+#include "wait/wait_loop.h"
 
 #include <poll.h>
 #include <stdbool.h>
@@ -37,12 +38,15 @@ static inline bool masking_reaches(uint32_t mode, bool writes)
     return mode & FLOWS_REQUESTS || (writes && mode & FLOWS_PAUSE);
 }
 
-/* Of what is asked of `fd`, input included, what is left out of the call while a connection's input
- * is withheld. Sets `*has_turns` where that is for a request that waits for its turn. */
-short masking_leaves_out(int fd, short asked, bool *has_turns);
+/* Of what is asked of the connection `fd`, input included, what is left out of the call while its
+ * input is withheld. If that is for a request that waits for its turn, this thread is woken for it,
+ * until masking_awaits_no_more. */
+short masking_leaves_out(struct wait *wait, int fd, short asked);
+void masking_awaits_no_more(const struct wait *wait, int fd);
 
-/* Of input of the connection `fd` that the kernel reports: whether the program may be told. */
-bool masking_admits(int fd);
+/* Of `events` of the connection `fd`, of poll, that the kernel reports: what the program is told.
+ */
+short masking_admits(int fd, short events);
 
 /* NULL for a negative number: for ever. */
 const struct timespec *masking_timespec(int64_t nanoseconds, struct timespec *out);

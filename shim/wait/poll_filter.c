@@ -41,7 +41,7 @@ bool poll_filter_concerns(const struct pollfd *fds, nfds_t count)
 
 struct poll_wait {
     struct wait wait;
-    struct pollfd *fds, *scratch; /* scratch has room for one more */
+    struct pollfd *fds, *scratch; /* scratch has room for WAIT_BELLS_MOST more */
     nfds_t count;
 };
 
@@ -63,7 +63,7 @@ static void prepare(struct wait *wait)
         if (!(to[i].events & READABLE))
             continue;
         if (kind == DESCRIPTOR_CONN) {
-            to[i].events &= ~masking_leaves_out(to[i].fd, to[i].events, &wait->has_turns);
+            to[i].events &= ~masking_leaves_out(wait, to[i].fd, to[i].events);
         } else if (kind != DESCRIPTOR_LISTENER) {
             continue;
         } else if (masking_pending(to[i].fd)) {
@@ -81,8 +81,7 @@ static short told_of(const struct pollfd *asked, const struct pollfd *result)
     short events = result->fd < 0 ? 0 : result->revents;
     if (events & READABLE && masking_withholds(asked->fd))
         return events & ~READABLE;
-    if (events & READABLE && !(events & (POLLERR | POLLHUP)) && !masking_admits(asked->fd))
-        return events & ~(READABLE | POLLRDHUP);
+    events = masking_admits(asked->fd, events);
     if (waiting_room_occupied() && asked->events & READABLE && asked->fd >= 0 &&
         masking_pending(asked->fd))
         events |= asked->events & READABLE;
@@ -125,13 +124,23 @@ static int ask(struct wait *wait)
 {
     const struct poll_wait *poll = poll_wait_of(wait);
     struct timespec time;
-    nfds_t count = poll->count;
-    if (wait->wake_fd >= 0)
-        poll->scratch[count++] = (struct pollfd){.fd = wait->wake_fd, .events = POLLIN};
-    return ask_poll(poll->scratch, count, masking_timespec(wait->sleep_ns, &time), wait->opened);
+    struct pollfd *bells = poll->scratch + poll->count;
+    unsigned more = wait_loop_bells(wait, bells);
+    int ready = ask_poll(poll->scratch, poll->count + more, masking_timespec(wait->sleep_ns, &time),
+                         wait->opened);
+    if (ready > 0)
+        wait_loop_heard(wait, bells, more);
+    return ready;
 }
 
-static const struct wait_operations operations = {prepare, ask, settle};
+static void leave(struct wait *wait)
+{
+    const struct poll_wait *poll = poll_wait_of(wait);
+    for (nfds_t i = 0; wait->has_turns && i < poll->count; i++)
+        masking_awaits_no_more(wait, poll->fds[i].fd);
+}
+
+static const struct wait_operations operations = {prepare, ask, leave, settle};
 
 /* With care, and again and again, in a copy of the call. */
 static __attribute__((noinline)) int watch_poll(struct pollfd *fds, nfds_t count,
@@ -147,7 +156,7 @@ static __attribute__((noinline)) int watch_poll(struct pollfd *fds, nfds_t count
                              .scratch = on_stack,
                              .count = count};
     struct timespec time;
-    size_t size = (count + 1) * sizeof *fds;
+    size_t size = (count + WAIT_BELLS_MOST) * sizeof *fds;
 
     if (size > sizeof on_stack) {
         poll.scratch = masking_memory(size);

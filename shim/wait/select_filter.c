@@ -3,6 +3,7 @@
 
 #include "accept/admission.h"
 #include "accept/since_wait.h"
+#include "base/polling.h"
 #include "base/real.h"
 #include "base/sandbox.h"
 #include "output/pausing.h"
@@ -14,6 +15,7 @@
 #include <sys/mman.h>
 
 #define SELECT_ON_STACK (FD_SETSIZE / DESCRIPTORS_PER_WORD)
+#define POLL_ON_STACK 256
 
 static size_t words(int end)
 {
@@ -108,9 +110,6 @@ struct select_call {
 struct select_wait {
     struct wait wait;
     struct select_call call;
-    uint64_t *scratch; /* three sets of `width` words, in which call.result is */
-    size_t width;
-    bool mapped;
 };
 
 static struct select_wait *select_wait_of(struct wait *wait)
@@ -138,9 +137,9 @@ static void prepare(struct wait *wait)
          fd = next_in(reads, fd + 1, call->end)) {
         enum descriptor_kind kind = descriptor_kind(descriptor_at(fd));
         bool leave_out = false;
+        short asked = (short)(READABLE | (bit(call->asked[1], fd) ? WRITABLE : 0));
         if (kind == DESCRIPTOR_CONN)
-            leave_out = masking_leaves_out(
-                fd, (short)(READABLE | (bit(call->asked[1], fd) ? WRITABLE : 0)), &wait->has_turns);
+            leave_out = masking_leaves_out(wait, fd, asked);
         else if (kind == DESCRIPTOR_LISTENER && masking_pending(fd))
             wait->pending = true;
         else if (kind == DESCRIPTOR_LISTENER)
@@ -156,7 +155,7 @@ static bool tells(int fd, bool readable)
     enum descriptor_kind kind = descriptor_kind(descriptor_at(fd));
     if (kind == DESCRIPTOR_LISTENER)
         return readable ? !masking_withholds(fd) : masking_pending(fd);
-    return readable && (kind != DESCRIPTOR_CONN || masking_admits(fd));
+    return readable && (kind != DESCRIPTOR_CONN || masking_admits(fd, READABLE));
 }
 
 /* Hands out what the same function of poll's does. */
@@ -181,33 +180,13 @@ static int settle(struct wait *wait, int reported)
     return hand_out(&select_wait_of(wait)->call, reported);
 }
 
-static void drop_scratch(const struct select_wait *select)
+static void leave(struct wait *wait)
 {
-    int saved = errno;
-    if (select->mapped)
-        munmap(select->scratch, 3 * select->width * sizeof(uint64_t));
-    errno = saved;
-}
-
-/* Room in the scratch for sets of `width` words, with what is in them. */
-static bool widen(struct select_wait *select, size_t width)
-{
-    struct select_call *call = &select->call;
-    if (width <= select->width)
-        return true;
-    uint64_t *wider = masking_memory(3 * width * sizeof *wider);
-    if (!wider)
-        return false;
-    for (size_t i = 0; i < 3; i++) {
-        if (call->result[i] && select->width >= words(call->end))
-            memcpy(wider + i * width, call->result[i], words(call->end) * sizeof *wider);
-        call->result[i] = call->asked[i] ? wider + i * width : NULL;
-    }
-    drop_scratch(select);
-    select->scratch = wider;
-    select->width = width;
-    select->mapped = true;
-    return true;
+    const struct select_call *call = &select_wait_of(wait)->call;
+    const uint64_t *reads = call->asked[0];
+    for (int fd = next_in(reads, 0, call->end); wait->has_turns && fd < call->end;
+         fd = next_in(reads, fd + 1, call->end))
+        masking_awaits_no_more(wait, fd);
 }
 
 /* As ask_poll. */
@@ -223,68 +202,135 @@ static int ask_select(int end, uint64_t *const sets[3], const struct timespec *t
                         timeout ? &time : NULL);
 }
 
-/* Until something is ready, or wake_fd is, which must not be in what the program is told. */
-static int ask_with_wake(struct select_wait *select, const struct timespec *timeout)
+/* --- select by poll, as the kernel makes it (fs/select.c) --- */
+
+static const struct {
+    short asks, means;
+} kinds[3] = {{POLLRDNORM | POLLRDBAND | POLLIN, POLLHUP | POLLERR},
+              {POLLWRBAND | POLLWRNORM | POLLOUT, POLLERR},
+              {POLLPRI, 0}};
+
+/* The first in any of the sets that is not below `from`. What was left out of them is among them:
+ * that it breaks is told all the same. */
+static int next_in_any(const struct select_call *call, int from)
 {
-    const struct select_call *call = &select->call;
-    int wake = select->wait.wake_fd, end = wake < call->end ? call->end : wake + 1;
-    for (size_t i = 0; i < 3; i++)
-        if (call->result[i])
-            memset(call->result[i] + words(call->end), 0,
-                   (words(end) - words(call->end)) * sizeof(uint64_t));
-    call->result[0][wake / DESCRIPTORS_PER_WORD] |= mask_of(wake);
-    int ready = ask_select(end, call->result, timeout, select->wait.opened);
-    if (ready > 0 && bit(call->result[0], wake)) {
-        call->result[0][wake / DESCRIPTORS_PER_WORD] &= ~mask_of(wake);
-        select->wait.cut_short = true;
-        ready--;
+    int first = call->end;
+    for (int i = 0; i < 3; i++) {
+        int next = next_in(call->asked[i], from, call->end);
+        first = next < first ? next : first;
     }
+    return first;
+}
+
+/* How many entries that makes; a listener that was left out has none. */
+static nfds_t to_poll(const struct select_call *call, struct pollfd *fds)
+{
+    nfds_t count = 0;
+    for (int fd = next_in_any(call, 0); fd < call->end; fd = next_in_any(call, fd + 1)) {
+        short events = 0;
+        for (int i = 0; i < 3; i++)
+            if (bit(call->result[i], fd))
+                events |= kinds[i].asks;
+        if (!events && descriptor_kind(descriptor_at(fd)) != DESCRIPTOR_CONN)
+            continue;
+        if (fds)
+            fds[count] = (struct pollfd){.fd = fd, .events = events};
+        count++;
+    }
+    return count;
+}
+
+/* How many bits are set; -1 with errno, as select says of what is not open. */
+static int from_poll(const struct select_call *call, const struct pollfd *fds, nfds_t count)
+{
+    int ready = 0;
+    for (nfds_t i = 0; i < count; i++)
+        if (fds[i].revents & POLLNVAL) {
+            errno = EBADF;
+            return -1;
+        }
+    for (int i = 0; i < 3; i++)
+        if (call->result[i])
+            memset(call->result[i], 0, words(call->end) * sizeof(uint64_t));
+    for (nfds_t i = 0; i < count; i++) {
+        if (fds[i].revents & (POLLERR | POLLHUP)) /* what select has no word for */
+            masking_admits(fds[i].fd, fds[i].revents);
+        for (int j = 0; j < 3; j++)
+            if (bit(call->asked[j], fds[i].fd) &&
+                fds[i].revents & ((fds[i].events & kinds[j].asks) | kinds[j].means)) {
+                call->result[j][fds[i].fd / DESCRIPTORS_PER_WORD] |= mask_of(fds[i].fd);
+                ready++;
+            }
+    }
+    return ready;
+}
+
+/* With what the thread is woken by, which may have numbers that the sets have no room for. */
+static int ask_by_poll(struct wait *wait, const struct timespec *timeout)
+{
+    const struct select_call *call = &select_wait_of(wait)->call;
+    struct pollfd on_stack[POLL_ON_STACK], *fds = on_stack;
+    nfds_t count = to_poll(call, NULL);
+    size_t size = (count + WAIT_BELLS_MOST) * sizeof *fds;
+    if (size > sizeof on_stack && !(fds = masking_memory(size)))
+        return ask_select(call->end, call->result, timeout, wait->opened);
+    to_poll(call, fds);
+    unsigned bells = wait_loop_bells(wait, fds + count);
+    int ready = polling_wait(fds, count + bells, timeout, wait->opened);
+    if (ready > 0) {
+        wait_loop_heard(wait, fds + count, bells);
+        ready = from_poll(call, fds, count);
+    } else if (ready == 0) {
+        from_poll(call, fds, 0);
+    }
+    int saved = errno;
+    if (fds != on_stack)
+        munmap(fds, size);
+    errno = saved;
     return ready;
 }
 
 static int ask(struct wait *wait)
 {
-    struct select_wait *select = select_wait_of(wait);
+    const struct select_call *call = &select_wait_of(wait)->call;
     struct timespec time;
-    int64_t sleep_ns = wait->sleep_ns;
-    if (wait->wake_fd >= 0 && widen(select, words(wait->wake_fd + 1)))
-        return ask_with_wake(select, masking_timespec(sleep_ns, &time));
-    if (wait->wake_fd >= 0 && (sleep_ns < 0 || sleep_ns > WAIT_WAKELESS_NS)) {
-        sleep_ns = WAIT_WAKELESS_NS;
-        wait->cut_short = true;
-    }
-    return ask_select(select->call.end, select->call.result, masking_timespec(sleep_ns, &time),
-                      wait->opened);
+    const struct timespec *timeout = masking_timespec(wait->sleep_ns, &time);
+    return wait->has_turns && sandbox_permits(SYS_ppoll)
+               ? ask_by_poll(wait, timeout)
+               : ask_select(call->end, call->result, timeout, wait->opened);
 }
 
-static const struct wait_operations operations = {prepare, ask, settle};
+static const struct wait_operations operations = {prepare, ask, leave, settle};
 
 /* With care, and again and again, in a copy of the call. */
 static __attribute__((noinline)) int watch_select(const struct select_call *asked,
                                                   struct slices slices, const sigset_t *signals)
 {
-    uint64_t on_stack[3 * SELECT_ON_STACK];
+    uint64_t on_stack[3 * SELECT_ON_STACK], *scratch = on_stack;
     struct select_wait select = {.wait = {.operations = &operations,
                                           .slices = slices,
                                           .signals = signals,
                                           .set = -1,
                                           .accepts = true},
-                                 .call = *asked,
-                                 .scratch = on_stack,
-                                 .width = SELECT_ON_STACK};
+                                 .call = *asked};
     struct select_call *call = &select.call;
+    size_t size = words(call->end) * sizeof *scratch;
     struct timespec time;
 
-    for (size_t i = 0; i < 3; i++)
-        call->result[i] = call->asked[i] ? on_stack + i * SELECT_ON_STACK : NULL;
-    if (!widen(&select, words(call->end)))
+    if (size * 3 > sizeof on_stack && !(scratch = masking_memory(size * 3)))
         return REAL(pselect)(call->end, (void *)call->asked[0], (void *)call->asked[1],
                              (void *)call->asked[2], masking_timespec(slices_left(&slices), &time),
                              signals);
+    for (size_t i = 0; i < 3; i++)
+        call->result[i] = call->asked[i] ? scratch + i * words(call->end) : NULL;
     int ready = wait_loop_run(&select.wait);
     if (ready >= 0)
         copy_sets(call, call->asked, call->result);
-    drop_scratch(&select);
+    if (scratch != on_stack) {
+        int saved = errno;
+        munmap(scratch, size * 3);
+        errno = saved;
+    }
     return ready;
 }
 

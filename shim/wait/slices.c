@@ -2,7 +2,6 @@
 #include "wait/slices.h"
 
 #include "accept/connections.h"
-#include "base/libc.h"
 #include "fd/listeners.h"
 #include "process/service.h"
 
@@ -79,22 +78,6 @@ int64_t slices_next(struct slices *slices, int64_t left)
     if (rate_wait && rate_wait < (uint64_t)slice)
         slice = (int64_t)rate_wait;
     return left >= 0 && left < slice ? left : slice;
-}
-
-static void end_at_cancellation(void *slices)
-{
-    slices_end(slices);
-}
-
-int slices_wait(struct slices *slices, int (*wait)(void *), void *argument)
-{
-    struct libc_cleanup cleanup;
-    if (!slices->held.held)
-        return wait(argument);
-    libc_cleanup_push(&cleanup, end_at_cancellation, slices);
-    int result = wait(argument);
-    libc_cleanup_pop(&cleanup, false);
-    return result;
 }
 
 void slices_end(struct slices *slices)

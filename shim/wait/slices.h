@@ -36,9 +36,6 @@ int64_t slices_left(const struct slices *slices);
 /* The next sleep, at most `left`. */
 int64_t slices_next(struct slices *slices, int64_t left);
 
-/* One wait in the kernel, which a cancelled thread leaves with everything in order. */
-int slices_wait(struct slices *slices, int (*wait)(void *), void *argument);
-
 /* The wait is over. Keeps errno. */
 void slices_end(struct slices *slices);
 

@@ -2,14 +2,19 @@
 #include "wait/wait_loop.h"
 
 #include "accept/admission.h"
+#include "base/libc.h"
+#include "base/sandbox.h"
 #include "output/credit.h"
 #include "output/metering.h"
 #include "output/pausing.h"
 #include "output/stalls.h"
+#include "output/wakers.h"
 #include "output/watches.h"
 #include "wait/readiness.h"
 
-#include <errno.h>
+#include <sys/syscall.h>
+
+#define WAKELESS_NS INT64_C(8000000) /* where nobody wakes this thread */
 
 static int64_t shorter(int64_t left, int64_t slice)
 {
@@ -35,8 +40,77 @@ static void do_what_is_due(const struct wait *wait, const struct input_gate *gat
         flows_attend();
     }
     if (gate)
-        gate->turn_begins(wait->set);
+        gate->turn_begins();
 }
+
+/* --- being woken --- */
+
+/* Whether a thread of this process waits for the gate's descriptor: one is enough, and all would be
+ * woken by it. */
+static _Atomic bool watched;
+
+/* How long the thread may sleep, then: -1 for as long as it likes. */
+static int64_t watch_wake_fd(struct wait *wait, const struct input_gate *gate)
+{
+    int fd = wait->has_turns ? gate->wake_fd() : -1;
+    if (fd >= 0 && sandbox_permits(SYS_ppoll) && !atomic_exchange(&watched, true))
+        wait->wake_fd = fd;
+    bool by_itself = wait->wake_fd < 0 && wait->waker < 0 && (fd >= 0 || wait->set < 0);
+    return wait->has_turns && by_itself ? WAKELESS_NS : -1;
+}
+
+void wait_loop_after_fork_in_child(void)
+{
+    atomic_store(&watched, false);
+}
+
+static void leave_wake_fd(struct wait *wait)
+{
+    if (wait->wake_fd >= 0)
+        atomic_store(&watched, false);
+    wait->wake_fd = -1;
+}
+
+bool wait_loop_awaits(struct wait *wait, struct flow *flow)
+{
+    if (!(flow_signs(flow) & FLOW_WAITS_TURN))
+        return false;
+    if (wait->waker < 0 && sandbox_permits(SYS_ppoll))
+        wait->waker = wakers_take();
+    bool awaits = watches_awaits(flow, wait->waker);
+    wait->has_turns |= awaits;
+    return awaits;
+}
+
+void wait_loop_awaits_no_more(const struct wait *wait, struct flow *flow)
+{
+    watches_awaits_no_more(flow, wait->waker);
+}
+
+unsigned wait_loop_bells(const struct wait *wait, struct pollfd bells[WAIT_BELLS_MOST])
+{
+    unsigned count = 0;
+    if (wait->wake_fd >= 0)
+        bells[count++] = (struct pollfd){.fd = wait->wake_fd, .events = POLLIN};
+    if (wait->waker >= 0)
+        bells[count++] = (struct pollfd){.fd = wakers_descriptor(wait->waker), .events = POLLIN};
+    return count;
+}
+
+void wait_loop_heard(struct wait *wait, const struct pollfd *bells, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (!bells[i].revents)
+            continue;
+        wait->cut_short = true;
+        if (bells[i].fd == wait->wake_fd && watches_gate_there)
+            watches_gate_there->heard();
+        else
+            wakers_heard(wait->waker);
+    }
+}
+
+/* --- turns --- */
 
 static int64_t next_sleep(struct wait *wait, const struct input_gate *gate, int64_t left)
 {
@@ -46,20 +120,45 @@ static int64_t next_sleep(struct wait *wait, const struct input_gate *gate, int6
         return left;
     int64_t sleep = shorter(left, credit_slice());
     if (gate) {
+        sleep = shorter(sleep, watch_wake_fd(wait, gate));
         sleep = shorter(sleep, gate->next_look_ns());
-        wait->wake_fd = wait->has_turns ? gate->wake_fd() : -1;
     }
-    if (sleep != left || wait->wake_fd >= 0)
+    if (sleep != left || wait->wake_fd >= 0 || wait->waker >= 0)
         signals_hold(&wait->slices.held);
     sleep = shorter(sleep, stalls_slice());
     bool watches = wait->accepts && (wait->hides || admission_needs_attention());
     return watches ? slices_next(&wait->slices, sleep) : sleep;
 }
 
-static int ask(void *argument)
+static void leave(struct wait *wait)
 {
-    struct wait *wait = argument;
-    return wait->operations->ask(wait);
+    leave_wake_fd(wait);
+    if (wait->operations->leave)
+        wait->operations->leave(wait);
+}
+
+static void end(struct wait *wait)
+{
+    wakers_give(wait->waker);
+    slices_end(&wait->slices);
+}
+
+static void end_at_cancellation(void *wait)
+{
+    leave(wait);
+    end(wait);
+}
+
+/* One wait in the kernel, which a cancelled thread leaves with everything in order. */
+static int ask(struct wait *wait)
+{
+    struct libc_cleanup cleanup;
+    if (!wait->slices.held.held)
+        return wait->operations->ask(wait);
+    libc_cleanup_push(&cleanup, end_at_cancellation, wait);
+    int reported = wait->operations->ask(wait);
+    libc_cleanup_pop(&cleanup, false);
+    return reported;
 }
 
 static int go_round(struct wait *wait)
@@ -68,12 +167,12 @@ static int go_round(struct wait *wait)
         const struct input_gate *gate = watches_gate_in_force();
         do_what_is_due(wait, gate);
         wait->operations->prepare(wait);
-        wait->wake_fd = -1;
         wait->cut_short = false;
         int64_t left = slices_left(&wait->slices);
         wait->sleep_ns = next_sleep(wait, gate, left);
         wait->opened = signals_opened(&wait->slices.held, wait->signals);
-        int reported = slices_wait(&wait->slices, ask, wait);
+        int reported = ask(wait);
+        leave(wait);
         int ready = reported < 0 ? reported : wait->operations->settle(wait, reported);
         bool over = wait->sleep_ns == left && reported == 0 && !wait->cut_short;
         if (ready != 0 || left == 0 || over)
@@ -84,7 +183,8 @@ static int go_round(struct wait *wait)
 
 int wait_loop_run(struct wait *wait)
 {
+    wait->wake_fd = wait->waker = -1;
     int ready = go_round(wait);
-    slices_end(&wait->slices);
+    end(wait);
     return ready;
 }

@@ -7,14 +7,13 @@
 #ifndef BACKPRESSURE_WAIT_LOOP_H
 #define BACKPRESSURE_WAIT_LOOP_H
 
+#include "output/flows.h"
 #include "wait/slices.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
-
-/* The longest sleep where wake_fd cannot be waited for. */
-#define WAIT_WAKELESS_NS INT64_C(8000000)
 
 struct wait;
 
@@ -24,8 +23,10 @@ struct wait_operations {
      * to set. */
     void (*prepare)(struct wait *wait);
     /* Asks the kernel for at most sleep_ns, with the signal mask `opened` (NULL: as it is), and
-     * with wake_fd, unless that is -1. Returns what the call does; a cancellation point. */
+     * with wait_loop_bells. Returns what the call does; a cancellation point. */
     int (*ask)(struct wait *wait);
+    /* Undoes what prepare did to be woken; also when the thread is cancelled in `ask`. */
+    void (*leave)(struct wait *wait);
     /* What is left, of `reported` descriptors, to be told; -1 with errno. */
     int (*settle)(struct wait *wait, int reported);
 };
@@ -41,10 +42,11 @@ struct wait {
     bool hides;     /* a listener is out of sight that this wait has to look after */
     bool pending;   /* somebody is in the waiting room for a listener that it waits for */
     bool has_turns; /* requests that wait for their turn may be among what it waits for */
+    int waker;      /* by wait_loop_awaits; -1: none */
     /* for ask: */
     int64_t sleep_ns; /* -1: for ever */
     const sigset_t *opened;
-    int wake_fd;
+    int wake_fd; /* the process's, when this thread is who waits for it; else -1 */
     /* set by ask: */
     bool cut_short; /* it came back before its time, though nothing is ready */
 };
@@ -58,5 +60,19 @@ bool wait_loop_concerned(uint32_t mode);
 
 /* Waits. What the call returns; errno as it leaves it. Ends the slices. */
 int wait_loop_run(struct wait *wait);
+
+/* The child has one thread, which waits for nothing. */
+void wait_loop_after_fork_in_child(void);
+
+/* For `prepare` of poll and select: whether the connection `flow` is left out of the call since it
+ * waits for its turn; this thread is then woken for it, until wait_loop_awaits_no_more. */
+bool wait_loop_awaits(struct wait *wait, struct flow *flow);
+void wait_loop_awaits_no_more(const struct wait *wait, struct flow *flow);
+
+/* What `ask` waits for besides: how many entries of `bells` were filled in; and what became of
+ * them. */
+#define WAIT_BELLS_MOST 2
+unsigned wait_loop_bells(const struct wait *wait, struct pollfd bells[WAIT_BELLS_MOST]);
+void wait_loop_heard(struct wait *wait, const struct pollfd *bells, unsigned count);
 
 #endif
