@@ -181,6 +181,7 @@ step "clients that back off" /usr/bin/python3 tests/servers/test_clients.py
 step "programs in sandboxes of their own" /usr/bin/python3 tests/servers/test_sandboxes.py
 step "buffers of real servers" build/tests/test_buffers
 step "stalls of real servers" /usr/bin/python3 tests/servers/test_stalls.py
+step "idle clients and slow heads" /usr/bin/python3 tests/servers/test_idle.py
 step "full-duplex streams" build/tests/test_duplex
 step "queue depths, by the probe and without" build/tests/test_depth
 step "bad input and damage" build/tests/test_trust

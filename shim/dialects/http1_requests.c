@@ -528,5 +528,21 @@ static size_t refuse(const struct request_stream *stream, const struct limits *l
     return http1_unavailable(limits, connection, !(stream->flags & ASKS_HEAD), out, size);
 }
 
-const struct request_rules http1_requests = {
-    .ask = ask, .answer = answer, .refuse = refuse, .unseen = unseen, .refused = refused};
+/* RFC 9110, 15.5.9. */
+static size_t timed_out(char *out, size_t size)
+{
+    static const char answer[] = "HTTP/1.1 408 Request Timeout\r\n"
+                                 "Content-Length: 0\r\n"
+                                 "Connection: close\r\n\r\n";
+    if (size < sizeof answer - 1)
+        return 0;
+    memcpy(out, answer, sizeof answer - 1);
+    return sizeof answer - 1;
+}
+
+const struct request_rules http1_requests = {.ask = ask,
+                                             .answer = answer,
+                                             .refuse = refuse,
+                                             .timed_out = timed_out,
+                                             .unseen = unseen,
+                                             .refused = refused};

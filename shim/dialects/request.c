@@ -16,6 +16,12 @@ static const struct request_rules *rules_of(const struct request_stream *stream)
                : NULL;
 }
 
+size_t request_timed_out(const struct request_stream *stream, char *out, size_t size)
+{
+    const struct request_rules *rules = rules_of(stream);
+    return rules && rules->timed_out ? rules->timed_out(out, size) : 0;
+}
+
 void request_leave(struct request_stream *stream)
 {
     stream->state = STREAM_ALONE;

@@ -109,6 +109,9 @@ struct request_rules {
     /* The request that `ask` went through last was refused: the program will not answer it. NULL:
      * that changes nothing. */
     void (*refused)(struct request_stream *stream);
+    /* Writes what is said to a client that did not end a request in time, before the connection is
+     * closed; as `refuse`. NULL: it is closed without a word. */
+    size_t (*timed_out)(char *out, size_t size);
     /* Where the server speaks first: whether the program's first bytes are this protocol's
      * greeting. NULL where clients speak first. */
     bool (*greets)(const char *bytes, size_t length);
@@ -140,6 +143,9 @@ size_t request_refuse(const struct request_stream *stream, const struct limits *
 
 /* The refusal was sent, and the program knows nothing of the request. */
 void request_refused(struct request_stream *stream);
+
+/* As request_rules.timed_out; 0 where nothing is to be said. */
+size_t request_timed_out(const struct request_stream *stream, char *out, size_t size);
 
 /* Bytes of the client went by unseen: nothing can be said of it any more. */
 void request_leave(struct request_stream *stream);

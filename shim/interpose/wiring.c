@@ -30,6 +30,7 @@
 #include "requests/in_flight.h"
 #include "requests/line.h"
 #include "requests/requests.h"
+#include "requests/timeouts.h"
 #include "requests/wakes.h"
 #include "wait/readiness.h"
 
@@ -238,6 +239,7 @@ void wiring_connect(void)
     flows_take_part(&watches_feature);
     flows_take_part(&sojourn_feature);
     flows_take_part(&requests_feature);
+    flows_take_part(&timeouts_feature);
     flows_limit_requests(&requests_calls);
     watches_gate(&requests_gate);
     flows_on_limits(pace_outbound);

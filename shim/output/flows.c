@@ -231,6 +231,16 @@ void flows_reread(int fd, long status)
     errno = saved;
 }
 
+int flow_hold(int fd, const struct flow *flow)
+{
+    int own = (int)kernel_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
+    if (own >= 0 && flow_at(descriptor_at(fd)) == flow)
+        return own;
+    if (own >= 0)
+        kernel_call(SYS_close, own);
+    return -1;
+}
+
 uint32_t flow_queued(int fd)
 {
     int queued = 0, saved = errno;

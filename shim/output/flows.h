@@ -268,6 +268,13 @@ void flows_end(uint32_t slot, uint32_t generation);
  */
 void flows_reread(int fd, long status);
 
+/*
+ * A number of our own for the connection `fd`, which another thread may close any time; the number
+ * may then be somebody else's. -1 when it is not the flow's any more, or there is no number left.
+ * Closed by kernel_call.
+ */
+int flow_hold(int fd, const struct flow *flow);
+
 /* Bytes that the kernel holds for sending: SIOCOUTQ. */
 uint32_t flow_queued(int fd);
 

@@ -66,6 +66,7 @@ static void forget_requests(struct segment_process *process)
     atomic_store(&process->request_concurrency.window_ns, 0);
     atomic_store(&process->requests_waiting, 0);
     atomic_store(&process->streams, 0);
+    atomic_store(&process->idle_since_ns, 0);
 }
 
 void reaping_reap(struct segment_process *process, uint64_t identity, bool proved)

@@ -45,7 +45,8 @@ struct request {
     _Atomic uint32_t generation; /* as the flow's */
     _Atomic uint32_t phase;
     struct request_stream stream;
-    uint64_t asked_ns; /* when the request arrived, CLOCK_MONOTONIC */
+    _Atomic uint64_t head_ns; /* since when a request's head is waited for: timeouts.h; or 0 */
+    uint64_t asked_ns;        /* when the request arrived, CLOCK_MONOTONIC */
     _Atomic uint64_t began_ns, answered_ns;
     _Atomic uint32_t reads; /* moves with each read: a write tells by it what it answered */
     uint32_t write_saw;     /* `reads` when the write under way began */
@@ -55,9 +56,9 @@ struct request {
     bool above;             /* its place was taken above the ceilings, without a token */
     bool judged;            /* its wait was shown to queue-delay */
     bool pipelines;         /* several requests came in one piece: looked at before each read */
-    bool refused_for_good;  /* the program reads the end of input */
-    bool stream_counted;    /* in the process's streams */
-    bool stamped;           /* SO_TIMESTAMPNS was set */
+    _Atomic bool refused_for_good; /* the program reads the end of input */
+    bool stream_counted;           /* in the process's streams */
+    bool stamped;                  /* SO_TIMESTAMPNS was set */
     bool middle; /* what was read before nobody saw: where a request begins is not known */
     bool spoken; /* in the middle: the program has answered something since */
     _Atomic bool

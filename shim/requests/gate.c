@@ -5,6 +5,7 @@
 #include "requests/answers.h"
 #include "requests/line.h"
 #include "requests/reads.h"
+#include "requests/timeouts.h"
 #include "requests/wakes.h"
 
 static bool admits(int fd, struct flow *flow)
@@ -42,10 +43,14 @@ static void heard(void)
     wakes_heard(WAKES_LOOP);
 }
 
+static int64_t sooner(int64_t one, int64_t other)
+{
+    return one < 0 || (other >= 0 && other < one) ? other : one;
+}
+
 static int64_t next_look_ns(void)
 {
-    int64_t line = line_next_look(), answers = answers_next_look();
-    return line < 0 || (answers >= 0 && answers < line) ? answers : line;
+    return sooner(sooner(line_next_look(), answers_next_look()), timeouts_next_look());
 }
 
 static int wake_fd(void)

@@ -13,6 +13,7 @@
 #include "requests/look_ahead.h"
 #include "requests/places.h"
 #include "requests/refusals.h"
+#include "requests/timeouts.h"
 #include "requests/wakes.h"
 
 #include <errno.h>
@@ -169,15 +170,26 @@ static bool wait_for_turn(struct request *request, struct patience *patience, bo
     return true;
 }
 
+/* After how long a read that waits for input looks around; -1: the kernel may wait. */
+static int look_again_ms(const struct request *request)
+{
+    int slice = timeouts_slice_ms(request);
+    if (!admit_carefully(request))
+        return slice;
+    return slice >= 0 && slice < SLICE_MS ? slice : SLICE_MS;
+}
+
 /* Until there is input that may be read. ADMIT_WAIT with errno set: the read must end. */
 static enum admit wait_for_input(int fd, struct request *request, struct patience *patience,
                                  size_t *most)
 {
     for (;;) {
         enum request_phase phase = request_phase(request);
-        if (phase != PHASE_REST || request->middle || !admit_carefully(request))
+        int slice = phase == PHASE_REST && !request->middle ? look_again_ms(request) : -1;
+        timeouts_attend();
+        if (slice < 0 || request->refused_for_good)
             return request->refused_for_good ? ADMIT_END : ADMIT_GO;
-        enum wait_result result = wait_slice(request, patience, fd, SLICE_MS);
+        enum wait_result result = wait_slice(request, patience, fd, slice);
         if (result == WAIT_INTERRUPTED || result == WAIT_FAILED) {
             errno = result == WAIT_INTERRUPTED ? EINTR : errno;
             return ADMIT_WAIT;
@@ -202,7 +214,7 @@ static enum admit admit_blocking(int fd, struct request *request, size_t *most)
     *most = SIZE_MAX;
     if (request->refused_for_good)
         return ADMIT_END;
-    if (request_phase(request) != PHASE_REST || !admit_carefully(request))
+    if (request_phase(request) != PHASE_REST || look_again_ms(request) < 0)
         return ADMIT_GO;
     begin_waiting(&patience, fd);
     enum admit admit = wait_for_input(fd, request, &patience, most);
@@ -281,6 +293,7 @@ static bool took(int fd, struct request *request, const struct msghdr *message, 
         request_becomes_stream(request);
         return true;
     }
+    timeouts_read(request, input.begun + input.uncounted > 0);
     if (input.begun + input.uncounted > 1)
         request->pipelines = true;
     if (input.begun == 0) {

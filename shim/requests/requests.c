@@ -34,6 +34,7 @@ static void begin(int fd, struct flow *flow)
     if (!(flows_mode() & FLOWS_REQUESTS))
         return;
     memset(request, 0, offsetof(struct request, listed));
+    atomic_store(&request->head_ns, atomic_load(&flow_conn(flow)->accepted_ns));
     atomic_store(&request->generation, atomic_load(&flow->generation));
     look_ahead_stamp(fd, request);
 }
@@ -41,8 +42,11 @@ static void begin(int fd, struct flow *flow)
 static void inherited(int fd, struct flow *flow)
 {
     struct request *request = request_of(flow);
-    if (request)
-        request->middle = in_the_middle(fd);
+    if (!request)
+        return;
+    request->middle = in_the_middle(fd);
+    if (request->middle)
+        atomic_store(&request->head_ns, 0);
 }
 
 static void end(struct flow *flow)
@@ -75,7 +79,9 @@ static void adjust(int fd, struct flow *flow)
 
 static uint32_t mode(void)
 {
-    return in_flight_limited() ? FLOWS_REQUESTS : 0;
+    bool timed = segment_limit(service.segment, LIMIT_IDLE) != LIMIT_OFF ||
+                 segment_limit(service.segment, LIMIT_HEADER_TIMEOUT) != LIMIT_OFF;
+    return timed || in_flight_limited() ? FLOWS_REQUESTS : 0;
 }
 
 /* A place is the parent's, who gives it back when it closes the connection. */

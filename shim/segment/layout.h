@@ -184,6 +184,7 @@ struct segment_process {
     _Atomic uint32_t slicing;          /* threads that wait in slices for room */
     _Atomic uint32_t requests_waiting; /* for their turn */
     _Atomic uint32_t streams;          /* connections that no limit on requests concerns */
+    _Atomic uint64_t idle_since_ns;    /* of the one that is idle longest; or 0: requests/idle.h */
     _Atomic uint64_t counter[COUNTERS];
     HOT struct segment_concurrency concurrency;         /* conns=auto */
     HOT struct segment_concurrency request_concurrency; /* requests=auto */
@@ -341,16 +342,19 @@ struct segment {
     HOT struct histogram request_wait, response;
     HOT struct lease_lock peers_lock; /* [lease] */
     /* What happens a few times a second at most. [due] */
-    HOT _Atomic uint64_t flood_next_ns; /* token bucket: processor time spent on refusals */
-    _Atomic uint64_t audit_next_ns;     /* when the next dump of the kernel's sockets may start */
-    _Atomic uint64_t reap_next_ns;      /* when to look for dead processes again */
-    _Atomic uint64_t name_next_ns;      /* when to look whether `path` is this file's */
-    _Atomic uint64_t listeners_full_ns; /* when that is to be said again */
+    HOT _Atomic uint64_t flood_next_ns;  /* token bucket: processor time spent on refusals */
+    _Atomic uint64_t audit_next_ns;      /* when the next dump of the kernel's sockets may start */
+    _Atomic uint64_t reap_next_ns;       /* when to look for dead processes again */
+    _Atomic uint64_t name_next_ns;       /* when to look whether `path` is this file's */
+    _Atomic uint64_t listeners_full_ns;  /* when that is to be said again */
+    _Atomic uint64_t slots_told_next_ns; /* when to say again how many want a slot */
     /* [single] */
-    _Atomic uint32_t name_lost;      /* `path` is no longer this file's; said */
-    _Atomic uint32_t sandbox_told;   /* EVENT_SANDBOXED was recorded */
-    _Atomic uint32_t sockdiag_error; /* why the kernel's sockets could not be listed last, or 0 */
-    _Atomic uint32_t holdings_error; /* the same of the processes' descriptors in /proc */
+    _Atomic uint32_t name_lost;       /* `path` is no longer this file's; said */
+    _Atomic uint32_t sandbox_told;    /* EVENT_SANDBOXED was recorded */
+    _Atomic uint32_t slots_wanted;    /* by clients; taken from: requests/idle.h */
+    _Atomic uint64_t slots_wanted_ns; /* when that was said */
+    _Atomic uint32_t sockdiag_error;  /* why the kernel's sockets could not be listed last, or 0 */
+    _Atomic uint32_t holdings_error;  /* the same of the processes' descriptors in /proc */
     _Atomic uint64_t retired[COUNTERS]; /* added to, from processes that are gone */
     _Atomic uint64_t events_next;       /* added to */
 
