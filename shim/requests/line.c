@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "requests/line.h"
 
+#include "base/due.h"
 #include "base/spinlock.h"
+#include "base/tcp_state.h"
 #include "base/trace.h"
 #include "output/watches.h"
+#include "policy/patience.h"
 #include "requests/delay.h"
 #include "requests/in_flight.h"
 #include "requests/refusals.h"
@@ -46,9 +49,19 @@ static struct request *at(uint32_t place)
     return place ? &requests[place - 1] : NULL;
 }
 
+/* Who is next: the first of those who are still likely to be there when they are answered. */
+static struct request *next_in_turn(void)
+{
+    uint64_t now = monotonic_ns(), fresh = patience_fresh(&service.segment->patience, now);
+    struct request *request = at(first);
+    while (fresh != UINT64_MAX && request && now - request->asked_ns > fresh)
+        request = at(request->next);
+    return request ? request : at(first);
+}
+
 static void show_first(void)
 {
-    struct request *request = at(first);
+    struct request *request = next_in_turn();
     atomic_store(&service.segment->turn[service.self], request ? turn_of(request) : 0);
     atomic_store_explicit(&service_self()->requests_waiting, line_length(), memory_order_relaxed);
 }
@@ -178,6 +191,43 @@ enum served {
     SERVED_REFUSED, /* it had waited too long, or its client is gone */
 };
 
+/* Who may be past the time after which others gave up is looked at, one in a millisecond. */
+#define GONE_LOOK_NS MILLISECOND
+#define GONE_LEAST_NS (100 * MILLISECOND)
+#define GONE_AMONG 64 /* the first so many, one after the other */
+
+static struct request *suspected_gone(uint64_t now)
+{
+    static _Atomic uint64_t next_look;
+    static uint32_t place; /* the lock is held */
+    if (!due_claim(&next_look, now, GONE_LOOK_NS))
+        return NULL;
+    struct request *request = at(first);
+    for (uint32_t i = place++ % GONE_AMONG; i && request && request->next; i--)
+        request = at(request->next);
+    return request && now - request->asked_ns > GONE_LEAST_NS ? request : NULL;
+}
+
+/* A client that has closed its side while it waits: mostly it gave up. Its request is answered as
+ * one that came too late, so that the program sees the end, and no place is spent on it. */
+static struct request *gone(void)
+{
+    struct ahead ahead;
+    uint64_t now = monotonic_ns();
+    struct request *request = suspected_gone(now);
+    struct tcp_state state = request ? tcp_state_of(request->fd) : (struct tcp_state){0};
+    if (!state.peer_ended && !state.is_closed)
+        return NULL;
+    uint64_t waited = now - request->asked_ns;
+    patience_gave_up(&service.segment->patience,
+                     waited > state.acked_ago ? waited - state.acked_ago : waited, now);
+    look_ahead(request->fd, request, &ahead);
+    if (ahead.there > 0 &&
+        refuse_ahead(request->fd, request, &ahead, WHEN_FULL_BUSY, REFUSED_LATE) == REFUSAL_NOT)
+        return NULL;
+    return request;
+}
+
 /* Whether the first of the line was shed. Nobody closes its descriptor meanwhile: that takes it out
  * of the line before (line_leave). */
 static bool shed(struct request *request)
@@ -191,15 +241,21 @@ static bool shed(struct request *request)
            refuse_ahead(request->fd, request, &ahead, how, REFUSED_LATE) != REFUSAL_NOT;
 }
 
-static enum served serve(struct request *request)
+static enum served refused(struct request *request)
+{
+    unlink_request(request);
+    request_moves(request, PHASE_WAITING, PHASE_REST);
+    show_first();
+    return SERVED_REFUSED;
+}
+
+static enum served serve(struct request **who)
 {
     show_first(); /* this process may have been passed over */
-    if (shed(request)) {
-        unlink_request(request);
-        request_moves(request, PHASE_WAITING, PHASE_REST);
-        show_first();
-        return SERVED_REFUSED;
-    }
+    if ((*who = gone()) || shed(*who = at(first)))
+        return refused(*who);
+    bool eldest = in_flight_room() && patience_of_eldest(&service.segment->patience);
+    struct request *request = *who = eldest ? at(first) : next_in_turn();
     if (!in_flight_room() || others_go_first(turn_of(request)) ||
         !in_flight_take(request_slot(request), false))
         return SERVED_NOBODY;
@@ -244,10 +300,12 @@ void line_serve(void)
 {
     int saved = errno;
     enum served served = SERVED_GRANTED;
+    if (line_length() && !in_flight_room())
+        in_flight_full_for_certain();
     while (served != SERVED_NOBODY && line_length()) {
         spinlock_take(&lock);
-        struct request *request = at(first);
-        served = request ? serve(request) : SERVED_NOBODY;
+        struct request *request = NULL;
+        served = first ? serve(&request) : SERVED_NOBODY;
         spinlock_give(&lock);
         if (served == SERVED_GRANTED)
             request_begins(request, monotonic_ns());
@@ -259,8 +317,8 @@ void line_serve(void)
     errno = saved;
 }
 
-/* Even if nobody wakes us: places that a process gave back which was killed then. */
-#define LONGEST_NS (50 * (int64_t)MILLISECOND)
+/* Even if nobody wakes us: places of a process that was killed, and limits that were raised. */
+#define LONGEST_NS (8 * (int64_t)MILLISECOND)
 
 int64_t line_next_look(void)
 {
@@ -278,6 +336,14 @@ int64_t line_next_look(void)
     int64_t late_in =
         waited < target ? (int64_t)(target - waited) + (int64_t)MILLISECOND : (int64_t)MILLISECOND;
     return late_in < next ? late_in : next;
+}
+
+bool line_is_first(const struct request *request)
+{
+    spinlock_take(&lock);
+    bool is_first = at(first) == request;
+    spinlock_give(&lock);
+    return is_first;
 }
 
 void line_forget_process(uint32_t process)

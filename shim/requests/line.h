@@ -38,6 +38,9 @@ int64_t line_next_look(void);
  * any more; then, or when it gives up, it says so. */
 void line_woken(struct request *request);
 
+/* Whether it is the first of this process's line, whose thread looks on for all the others. */
+bool line_is_first(const struct request *request);
+
 /* How many wait in this process. One load. */
 uint32_t line_length(void);
 

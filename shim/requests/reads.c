@@ -24,7 +24,7 @@
 
 #define NEVER UINT64_MAX
 #define VECTOR_MOST 16
-#define SLICE_MS 50
+#define SLICE_MS 200
 
 /* --- what was read --- */
 
@@ -137,10 +137,11 @@ static enum wait_result wait_slice(struct request *request, struct patience *pat
     return result;
 }
 
-static int slice_ms(void)
+/* The first in line looks for room that nobody told of; the others are woken. */
+static int slice_ms(const struct request *request)
 {
-    int64_t next = line_next_look();
-    return next < 0 || next > SLICE_MS * INT64_C(1000000) ? SLICE_MS : (int)(next / 1000000) + 1;
+    int64_t next = line_is_first(request) ? line_next_look() : -1;
+    return next < 0 ? SLICE_MS : (int)(next / 1000000) + 1;
 }
 
 /* In line, until its turn has come or it was refused. False with errno set when the read must end.
@@ -150,7 +151,8 @@ static bool wait_for_turn(struct request *request, struct patience *patience, bo
 {
     unsigned bell = wakes_bell(request_slot(request));
     while (request_phase(request) == PHASE_WAITING && service_active()) {
-        enum wait_result result = wait_slice(request, patience, wakes_descriptor(bell), slice_ms());
+        enum wait_result result =
+            wait_slice(request, patience, wakes_descriptor(bell), slice_ms(request));
         if (request_phase(request) != PHASE_WAITING)
             break;
         if (result == WAIT_READY)

@@ -202,6 +202,12 @@ struct segment_queue {
     _Atomic uint64_t standing_until_ns;
 };
 
+/* How long clients wait before they give up: policy/patience.h. */
+struct segment_patience {
+    _Atomic uint64_t mean_ns, seen_ns; /* a moving average, and when somebody gave up last */
+    _Atomic uint32_t places;           /* that were given */
+};
+
 #define TURN_OVERTAKEN 4
 
 /* Whose turn it is to accept from a listener that blocks: see turns.h. */
@@ -331,6 +337,7 @@ struct segment {
     _Atomic uint64_t requests_recount_ns;   /* [due]: to compare the count with the slots again */
     _Atomic uint64_t requests_peak;         /* [single], only raised */
     HOT struct segment_queue request_queue; /* requests that wait in their connections */
+    struct segment_patience patience;       /* [single] each: of those who wait in line */
     HOT _Atomic uint64_t turn[SEGMENT_PROCESSES]; /* [owner]: whose turn it is: requests/line.h */
     HOT struct segment_concurrency concurrency;   /* total-conns=auto */
     HOT struct segment_concurrency request_concurrency; /* total-requests=auto */
