@@ -486,3 +486,11 @@ bool connections_held_here(uint32_t slot, uint32_t generation)
     return open_slot(descriptor_make(DESCRIPTOR_CONN, slot, generation)) &&
            atomic_load(&local_references[slot]) > 0;
 }
+
+bool connections_held_alone(uint32_t slot)
+{
+    const struct segment_conn *conn = &service.segment->conn[slot];
+    return atomic_load(&local_references[slot]) == 1 &&
+           atomic_load(&conn->holders) == holder_bits(service.self) &&
+           !(atomic_load(&conn->flags) & (CONN_SHARED | CONN_PASSED));
+}

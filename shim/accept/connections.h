@@ -80,4 +80,7 @@ bool connections_free_orphan(uint32_t slot, uint32_t state);
 /* Whether this process still has descriptors for the slot, in this generation. */
 bool connections_held_here(uint32_t slot, uint32_t generation);
 
+/* Whether this process alone has it, by one descriptor. */
+bool connections_held_alone(uint32_t slot);
+
 #endif

@@ -140,7 +140,7 @@ static void connection_closes(int fd, descriptor what)
     struct flow *flow = flow_at(what);
     if (!flow)
         return;
-    requests_closes(flow);
+    requests_closes(fd, flow);
     watches_closes(fd, flow);
 }
 

@@ -74,12 +74,21 @@ static enum admit hold(int fd, struct request *request, bool blocked)
     return ADMIT_WAIT;
 }
 
+/* Whose last request was refused does not take its chance again: it waits in line, behind as many
+ * as there are places at most, so that no client is refused again and again while others are
+ * served. */
+static bool deserves_to_wait(const struct request *request)
+{
+    return request->was_refused && line_waiting() < gauge_count(&service.segment->requests);
+}
+
 static enum admit refuse(int fd, struct request *request, struct ahead *ahead, enum when_full how,
                          enum refusal_reason reason, bool blocked)
 {
     enum refusal refusal = refuse_ahead(fd, request, ahead, how, reason);
     if (refusal == REFUSAL_NOT)
         return hold(fd, request, blocked);
+    request->was_refused = true;
     return refusal == REFUSAL_CLOSES ? ADMIT_END : ADMIT_AGAIN;
 }
 
@@ -99,7 +108,8 @@ static enum admit decide(int fd, struct request *request, struct ahead *ahead, b
     request->judged = true;
     if (!line_stands() && request_takes(request, false))
         return granted(request, ahead, most);
-    if (how == WHEN_FULL_HOLD || (!in_flight_full_for_certain() && !line_stands()))
+    if (how == WHEN_FULL_HOLD || (!in_flight_full_for_certain() && !line_stands()) ||
+        deserves_to_wait(request))
         return hold(fd, request, blocked);
     return refuse(fd, request, ahead, how, REFUSED_FULL, blocked);
 }

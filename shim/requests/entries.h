@@ -55,6 +55,7 @@ struct request {
     bool blocked;           /* in line: a thread waits for it in a read */
     bool above;             /* its place was taken above the ceilings, without a token */
     bool judged;            /* its wait was shown to queue-delay */
+    bool was_refused;       /* the last request of this client */
     bool pipelines;         /* several requests came in one piece: looked at before each read */
     _Atomic bool refused_for_good; /* the program reads the end of input */
     bool stream_counted;           /* in the process's streams */

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "requests/gate.h"
 
+#include "accept/connections.h"
 #include "requests/admit.h"
 #include "requests/answers.h"
 #include "requests/line.h"
 #include "requests/reads.h"
+#include "requests/refusals.h"
 #include "requests/timeouts.h"
 #include "requests/wakes.h"
 
@@ -68,11 +70,14 @@ const struct input_gate requests_gate = {
     .heard = heard,
 };
 
-void requests_closes(struct flow *flow)
+void requests_closes(int fd, struct flow *flow)
 {
     struct request *request = request_of(flow);
-    if (request)
-        line_leave(request);
+    if (!request || request_phase(request) != PHASE_WAITING)
+        return;
+    line_leave(request);
+    if (request_phase(request) == PHASE_REST && connections_held_alone(flow_slot(flow)))
+        refuse_at_close(fd, request);
 }
 
 const struct flow_requests requests_calls = {

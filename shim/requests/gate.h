@@ -13,6 +13,6 @@ extern const struct input_gate requests_gate;
 extern const struct flow_requests requests_calls;
 
 /* Before a descriptor of the connection is closed. */
-void requests_closes(struct flow *flow);
+void requests_closes(int fd, struct flow *flow);
 
 #endif

@@ -143,6 +143,17 @@ static uint64_t first_elsewhere(uint32_t *process)
     return least;
 }
 
+uint32_t line_waiting(void)
+{
+    const struct segment *segment = service.segment;
+    uint32_t used = atomic_load_explicit(&segment->processes_used, memory_order_relaxed);
+    uint32_t waiting = line_length();
+    for (uint32_t i = 0; i < used && i < SEGMENT_PROCESSES; i++)
+        waiting +=
+            i != service.self && atomic_load_explicit(&segment->turn[i], memory_order_relaxed) != 0;
+    return waiting;
+}
+
 bool line_stands(void)
 {
     uint32_t process;

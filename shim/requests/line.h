@@ -44,6 +44,9 @@ bool line_is_first(const struct request *request);
 /* How many wait in this process. One load. */
 uint32_t line_length(void);
 
+/* How many wait in the service: in this process, and at least so many in others. */
+uint32_t line_waiting(void);
+
 /* Whether somebody waits in any process, so that a newcomer has to queue up. */
 bool line_stands(void);
 

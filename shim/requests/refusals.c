@@ -180,3 +180,13 @@ enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason
     errno = saved;
     return refusal;
 }
+
+void refuse_at_close(int fd, struct request *request)
+{
+    struct ahead ahead;
+    int saved = errno;
+    look_ahead(fd, request, &ahead);
+    if (ahead.there > 0 && say_refusal(fd, request, &ahead.stream, true) != REFUSAL_NOT)
+        count(fd, WHEN_FULL_BUSY, REFUSED_FULL);
+    errno = saved;
+}

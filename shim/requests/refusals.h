@@ -25,4 +25,9 @@ enum refusal refuse_ahead(int fd, struct request *request, struct ahead *ahead, 
 /* Refuses a whole request that was read already, of which the program knows nothing yet. */
 enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason reason);
 
+/* The program closes a connection whose request is in line, since it has heard nothing of the
+ * client for long: the client is told, which would otherwise see a reset. Before the close; errno
+ * is kept. */
+void refuse_at_close(int fd, struct request *request);
+
 #endif
