@@ -3,10 +3,11 @@
 
 #include "base/due.h"
 #include "base/gauge.h"
-#include "base/proc.h"
 #include "base/real.h"
 #include "base/trace.h"
 #include "output/grants.h"
+#include "output/kernel_buffer.h"
+#include "policy/credit_shares.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,10 +20,6 @@
 #define SO_BUF_LOCK 72 /* Linux 5.14 */
 #endif
 #define SNDBUF_LOCKED 1 /* SOCK_SNDBUF_LOCK in <linux/socket.h> */
-#define START_SHARE 16
-#define START_MOST 64        /* KiB */
-#define KERNEL_TCP_MOST 4096 /* KiB; tcp(7): the default of tcp_wmem[2] */
-#define KERNEL_UNIX 208      /* KiB; unix(7): net.core.wmem_default */
 #define LOWAT_LEAST 4096
 #define PIECE_OVERHEAD 64 /* what net/unix/af_unix.c leaves of half a buffer */
 #define NOTHING UINT32_MAX
@@ -42,27 +39,6 @@ static uint32_t conn_flags(const struct flow *flow)
     return atomic_load_explicit(&flow_conn(flow)->flags, memory_order_relaxed);
 }
 
-/* What the kernel gives on its own, at most, in KiB. */
-static uint32_t kernels_most(const struct flow *flow)
-{
-    static _Atomic uint32_t tcp_most;
-    uint32_t most = atomic_load_explicit(&tcp_most, memory_order_relaxed);
-    if (flow->family == AF_UNIX)
-        return KERNEL_UNIX;
-    if (most)
-        return most;
-    char text[64];
-    most = KERNEL_TCP_MOST;
-    /* Three numbers with tabs between them; the last one counts. */
-    proc_read("/proc/sys/net/ipv4/tcp_wmem", text, sizeof text);
-    const char *last = strrchr(text, '\t');
-    uint64_t number = proc_number(last ? last + 1 : NULL) / 1024;
-    if (number > 0 && number < UINT32_MAX)
-        most = (uint32_t)number;
-    atomic_store(&tcp_most, most);
-    return most;
-}
-
 uint64_t credit_most(const struct flow *flow)
 {
     uint64_t most = grants_ceiling(segment_limit(service.segment, LIMIT_CONN_BUFFER));
@@ -74,30 +50,18 @@ uint64_t credit_most(const struct flow *flow)
     most = own < most ? own : most;
     most = all < most ? all : most;
     most = asked < most ? asked : most;
-    uint32_t kernels = kernels_most(flow);
+    uint32_t kernels = kernel_buffer_most(flow->family);
     return most < kernels ? most : kernels;
 }
 
 bool credit_is_kernels(const struct flow *flow)
 {
     uint32_t grant = atomic_load_explicit(&flow_conn(flow)->grant, memory_order_relaxed);
-    return grant == 0 || (grant >= kernels_most(flow) && !(conn_flags(flow) & CONN_OWN_SNDBUF));
+    return grant == 0 ||
+           (grant >= kernel_buffer_most(flow->family) && !(conn_flags(flow) & CONN_OWN_SNDBUF));
 }
 
 /* --- telling the kernel --- */
-
-static long set_option(int fd, int level, int name, uint32_t value)
-{
-    return kernel_call(SYS_setsockopt, fd, level, name, &value, sizeof value);
-}
-
-static uint32_t get_option(int fd, int level, int name)
-{
-    uint32_t value = 0;
-    socklen_t length = sizeof value;
-    kernel_call(SYS_getsockopt, fd, level, name, &value, &length);
-    return value;
-}
 
 static void tell_kernel(int fd, struct flow *flow)
 {
@@ -108,62 +72,40 @@ static void tell_kernel(int fd, struct flow *flow)
     flow_reconsider(flow);
     if (credit_is_kernels(flow)) {
         /* As far as it goes without privilege, and from there on as the kernel likes. */
-        set_option(fd, SOL_SOCKET, SO_SNDBUF, kernels_most(flow) * 512);
+        kernel_buffer_set(fd, SOL_SOCKET, SO_SNDBUF, kernel_buffer_most(flow->family) * 512);
         if (flow->family != AF_UNIX)
-            set_option(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
+            kernel_buffer_set(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
         if (tcp)
-            set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 0);
+            kernel_buffer_set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 0);
     } else {
         /* socket(7): the kernel doubles the value, for its overhead. Undoubled it bounds the bytes.
          */
-        set_option(fd, SOL_SOCKET, SO_SNDBUF, grant * 512);
+        kernel_buffer_set(fd, SOL_SOCKET, SO_SNDBUF, grant * 512);
         uint32_t lowat = grant * 512;
         if (tcp)
-            set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT,
-                       lowat > LOWAT_LEAST ? lowat : LOWAT_LEAST);
+            kernel_buffer_set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT,
+                              lowat > LOWAT_LEAST ? lowat : LOWAT_LEAST);
     }
     errno = saved;
 }
 
-/* What getsockopt would tell after this setsockopt, without touching the connection: 0 on failure.
- */
-static uint32_t told_after(int name, const void *value, socklen_t length, int *result)
+static struct credit_share share_of(const struct flow *flow)
 {
-    int trial = (int)kernel_call(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (trial < 0) {
-        *result = -1;
-        return 0;
-    }
-    *result = (int)kernel_call(SYS_setsockopt, trial, SOL_SOCKET, name, value, length);
-    uint32_t told = *result == 0 ? get_option(trial, SOL_SOCKET, SO_SNDBUF) : 0;
-    int saved = errno;
-    kernel_call(SYS_close, trial);
-    errno = saved;
-    return told;
+    return (struct credit_share){
+        .grant = atomic_load(&flow_conn(flow)->grant),
+        .most = credit_most(flow),
+        .free = grants_free(GRANTS_RESERVE),
+        .kernels = kernel_buffer_most(flow->family),
+        .locked = kernel_buffer_locked_most(),
+    };
 }
 
-/* What a locked SO_SNDBUF can be raised to without privilege: twice net.core.wmem_max, in KiB. */
-static uint32_t locked_most(void)
+/* Of a new connection, for which the reserve is. */
+static uint64_t start_for(const struct flow *flow)
 {
-    static _Atomic uint32_t known;
-    uint32_t most = atomic_load_explicit(&known, memory_order_relaxed);
-    if (most)
-        return most;
-    int wish = INT32_MAX / 2, result;
-    most = told_after(SO_SNDBUF, &wish, sizeof wish, &result) / 1024;
-    most = most > GRANTS_FLOOR ? most : KERNEL_UNIX;
-    atomic_store(&known, most);
-    return most;
-}
-
-/* Brings a wish to what the kernel can do: its own growth, or a size it can be held at. */
-static uint32_t attainable(const struct flow *flow, uint64_t wish)
-{
-    uint32_t kernels = kernels_most(flow), locked;
-    if (wish >= kernels)
-        return kernels;
-    locked = locked_most();
-    return (uint32_t)(wish < locked ? wish : locked);
+    return credit_shares_start(&(struct credit_share){.most = credit_most(flow),
+                                                      .free = grants_free(0),
+                                                      .kernels = kernel_buffer_most(flow->family)});
 }
 
 bool credit_lend(int fd, const struct flow *flow, size_t bytes)
@@ -174,8 +116,9 @@ bool credit_lend(int fd, const struct flow *flow, size_t bytes)
         wanted <= grant * 512)
         return false;
     int saved = errno;
-    set_option(fd, SOL_SOCKET, SO_SNDBUF,
-               (uint32_t)(wanted < KERNEL_UNIX * 512 ? wanted : KERNEL_UNIX * 512));
+    kernel_buffer_set(
+        fd, SOL_SOCKET, SO_SNDBUF,
+        (uint32_t)(wanted < KERNEL_BUFFER_UNIX * 512 ? wanted : KERNEL_BUFFER_UNIX * 512));
     errno = saved;
     return true;
 }
@@ -187,17 +130,6 @@ void credit_lent_back(int fd, struct flow *flow)
 
 /* --- a connection's life --- */
 
-static uint64_t start_for(const struct flow *flow)
-{
-    uint64_t share = grants_free(0), most = credit_most(flow);
-    share = share == LIMIT_OFF ? LIMIT_OFF : share / START_SHARE;
-    if (share >= kernels_most(flow) && most >= kernels_most(flow))
-        return kernels_most(flow);
-    share = share < START_MOST ? share : START_MOST;
-    share = share < most ? share : most;
-    return share > GRANTS_FLOOR ? share : GRANTS_FLOOR;
-}
-
 static void open_grant(int fd, struct flow *flow)
 {
     uint32_t slot = flow_slot(flow);
@@ -206,16 +138,19 @@ static void open_grant(int fd, struct flow *flow)
 
     if (!(flows_mode() & FLOWS_CREDIT) || atomic_load(&conn->grant) != 0)
         return;
-    atomic_store(&conn->told_sndbuf, get_option(fd, SOL_SOCKET, SO_SNDBUF));
+    atomic_store(&conn->told_sndbuf, kernel_buffer_get(fd, SOL_SOCKET, SO_SNDBUF));
     /* Locked before we touched it: by the program, or by its listener, from which it is inherited.
      */
-    if (get_option(fd, SOL_SOCKET, SO_BUF_LOCK) & SNDBUF_LOCKED)
+    if (kernel_buffer_get(fd, SOL_SOCKET, SO_BUF_LOCK) & SNDBUF_LOCKED)
         atomic_fetch_or(&conn->flags, CONN_OWN_SNDBUF);
-    uint32_t start = attainable(flow, start_for(flow));
+    uint64_t start = start_for(flow);
+    uint32_t kernels = kernel_buffer_most(flow->family);
+    if (start < kernels) /* otherwise nobody has to know what it can be held at */
+        start = credit_shares_attainable(start, kernels, kernel_buffer_locked_most());
     /* Others may have taken it meanwhile; the floor was promised when it was admitted. */
-    if (!grants_take(slot, start) && !(start > GRANTS_FLOOR && grants_take(slot, GRANTS_FLOOR))) {
-        grants_take_regardless(slot, GRANTS_FLOOR);
-    }
+    if (!grants_take(slot, (uint32_t)start) &&
+        !(start > CREDIT_FLOOR && grants_take(slot, CREDIT_FLOOR)))
+        grants_take_regardless(slot, CREDIT_FLOOR);
     if (!credit_is_kernels(flow))
         tell_kernel(fd, flow);
     errno = saved;
@@ -236,22 +171,16 @@ bool credit_grow(int fd, struct flow *flow)
 
     if (!(flows_mode() & FLOWS_CREDIT) || grant == 0 || credit_is_kernels(flow))
         return false;
-    uint64_t most = credit_most(flow),
-             wish = (uint64_t)grant * 2 < most ? (uint64_t)grant * 2 : most;
-    if (attainable(flow, wish) <= grant)
-        wish = most; /* from the most it can be held at to the kernel's own growth, in one step */
-    if (attainable(flow, wish) <= grant)
+    struct credit_share share = share_of(flow);
+    struct credit_growth growth = credit_shares_growth(&share);
+    if (growth.wish == 0)
         return false;
-    uint64_t free = grants_free(GRANTS_RESERVE);
-    if (free != LIMIT_OFF && wish > grant + free / 2)
-        wish = grant + free / 2;
-    uint32_t reached = attainable(flow, wish);
-    if (reached <= grant + grant / 8 || !grants_take(slot, reached - grant)) {
-        trace(TRACE_OUTPUT, "grant-short", fd, "from_kib", grant, "wish_kib", wish);
+    if (growth.reached == 0 || !grants_take(slot, growth.reached - grant)) {
+        trace(TRACE_OUTPUT, "grant-short", fd, "from_kib", grant, "wish_kib", growth.wish);
         ran_short(flow);
         return false;
     }
-    trace(TRACE_OUTPUT, "grant-grow", fd, "from_kib", grant, "to_kib", reached);
+    trace(TRACE_OUTPUT, "grant-grow", fd, "from_kib", grant, "to_kib", growth.reached);
     flow_sign(flow, 0, FLOW_STARVED);
     tell_kernel(fd, flow);
     return true;
@@ -281,7 +210,8 @@ static void adjust(int fd, struct flow *flow)
         bool own = conn_flags(flow) & CONN_OWN_SNDBUF;
         grants_give(slot, grant);
         if (own)
-            set_option(fd, SOL_SOCKET, SO_SNDBUF, atomic_load(&flow_conn(flow)->told_sndbuf) / 2);
+            kernel_buffer_set(fd, SOL_SOCKET, SO_SNDBUF,
+                              atomic_load(&flow_conn(flow)->told_sndbuf) / 2);
         else
             tell_kernel(fd, flow); /* a grant of 0 is the kernel's own */
         return;
@@ -291,24 +221,19 @@ static void adjust(int fd, struct flow *flow)
         return;
     }
     /* What is queued stays queued; the rest of the grant is handed out anew. */
-    uint64_t target = start_for(flow), queued = (flow_queued(fd) + 1023) / 1024;
-    uint64_t most = credit_most(flow);
-    if (target < queued)
-        target = queued < most ? queued : most;
-    move_to(fd, flow, attainable(flow, target > GRANTS_FLOOR ? target : GRANTS_FLOOR));
+    struct credit_share share = share_of(flow);
+    move_to(fd, flow, credit_shares_anew(&share, start_for(flow), flow_queued(fd)));
     if (flow_signs(flow) & FLOW_STANDING)
         credit_grow(fd, flow);
 }
 
 uint32_t credit_shrink(int fd, struct flow *flow)
 {
-    uint32_t grant = atomic_load(&flow_conn(flow)->grant), queued = flow_queued(fd);
-    uint64_t target = start_for(flow);
-    /* Room to go on with: twice what it uses. */
-    uint64_t used = (uint64_t)queued * 2 / 1024;
-    target = target < used ? used : target;
-    if (grant && target < grant - grant / 4)
-        move_to(fd, flow, attainable(flow, target > GRANTS_FLOOR ? target : GRANTS_FLOOR));
+    struct credit_share share = share_of(flow);
+    uint32_t queued = flow_queued(fd);
+    uint32_t target = credit_shares_shrunk(&share, start_for(flow), queued);
+    if (target != share.grant)
+        move_to(fd, flow, target);
     return queued;
 }
 
@@ -388,7 +313,7 @@ static bool holds_surplus(void)
 {
     return segment_limit(service.segment, LIMIT_TOTAL_BUFFER) != LIMIT_OFF &&
            gauge_count(&service_self()->credit) >
-               (uint64_t)gauge_count(&service_self()->conns) * GRANTS_FLOOR;
+               (uint64_t)gauge_count(&service_self()->conns) * CREDIT_FLOOR;
 }
 
 int64_t credit_slice(void)
@@ -449,19 +374,13 @@ bool credit_option_set(int fd, int level, int name, const void *value, socklen_t
     if (level != SOL_SOCKET || (name != SO_SNDBUF && name != SO_SNDBUFFORCE) ||
         atomic_load(&flow_conn(flow)->grant) == 0)
         return false;
-    uint32_t told = told_after(name, value, length, result);
+    uint32_t told = kernel_buffer_told_after(name, value, length, result);
     if (!told)
         return true;
     atomic_store(&flow_conn(flow)->told_sndbuf, told);
     atomic_fetch_or(&flow_conn(flow)->flags, CONN_OWN_SNDBUF);
-    uint32_t grant = atomic_load(&flow_conn(flow)->grant);
-    uint64_t target = start_for(flow);
-    /* The program's word is as good as a write that came back short. */
-    uint64_t most = credit_most(flow), free = grants_free(GRANTS_RESERVE);
-    target = target < most ? most : target;
-    if (free != LIMIT_OFF && target > grant + free / 2)
-        target = grant + free / 2;
-    move_to(fd, flow, attainable(flow, target > GRANTS_FLOOR ? target : GRANTS_FLOOR));
+    struct credit_share share = share_of(flow);
+    move_to(fd, flow, credit_shares_asked(&share, start_for(flow)));
     tell_kernel(fd, flow);
     return true;
 }

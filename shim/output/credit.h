@@ -4,11 +4,9 @@
  *
  * A connection's grant is its SO_SNDBUF, and the grants of a process sum to at most `buffer`, those
  * of the service to at most `total-buffer`: the kernel then keeps the ceiling, whatever path the
- * bytes take. A connection starts with a sixteenth of what is free, between 4 and 64 KiB. When a
- * write comes back short it is given up to twice as much, as long as that leaves as much again free
- * beside a reserve for newcomers: the dynamic threshold of Choudhury and Hahne ("Dynamic queue
- * length thresholds for shared-memory packet switches", 1998), which lets one take half, and many
- * share. Who runs short makes the idle return what they do not use.
+ * bytes take. What one connection is to have of what is free is policy/credit_shares.h's to say: a
+ * small grant at first, more when a write comes back short. Who runs short makes the idle return
+ * what they do not use.
  *
  * With so much free that the kernel's own growth (tcp_wmem) is affordable, a connection is granted
  * that, and no option is set at all.

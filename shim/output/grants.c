@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "output/grants.h"
 
+#include "policy/credit_shares.h"
+
 #define SPARE_LEAST (64 * 1024) /* KiB */
 
 /* --- what may be given --- */
@@ -48,7 +50,7 @@ uint64_t grants_spare(void)
 
 bool grants_room(void)
 {
-    return !(flows_mode() & FLOWS_CREDIT) || grants_free(0) >= GRANTS_FLOOR;
+    return !(flows_mode() & FLOWS_CREDIT) || grants_free(0) >= CREDIT_FLOOR;
 }
 
 /* --- accounting: a connection counts for each process that holds it, and once for the service ---

@@ -10,7 +10,6 @@
 
 #include "output/flows.h"
 
-#define GRANTS_FLOOR 4   /* the kernel's own floor is 4608 bytes with its overhead */
 #define GRANTS_RESERVE 4 /* this part of the ceiling is for newcomers */
 
 /* A limit in bytes as these accounts have it; LIMIT_OFF stays. */
