@@ -53,6 +53,8 @@ struct request {
     uint32_t next, before;  /* in line: slot + 1 */
     int fd;                 /* in line: the connection's descriptor */
     bool blocked;           /* in line: a thread waits for it in a read */
+    bool in_hand;           /* in line: that thread has read it already, and refuses it itself */
+    bool firm;              /* in line: it cannot be refused */
     bool above;             /* its place was taken above the ceilings, without a token */
     bool judged;            /* its wait was shown to queue-delay */
     bool was_refused;       /* the last request of this client */

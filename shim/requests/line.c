@@ -216,7 +216,7 @@ static struct request *suspected_gone(uint64_t now)
     struct request *request = at(first);
     for (uint32_t i = place++ % GONE_AMONG; i && request && request->next; i--)
         request = at(request->next);
-    return request && now - request->asked_ns > GONE_LEAST_NS ? request : NULL;
+    return request && !request->firm && now - request->asked_ns > GONE_LEAST_NS ? request : NULL;
 }
 
 /* A client that has closed its side while it waits: mostly it gave up. Its request is answered as
@@ -232,6 +232,8 @@ static struct request *gone(void)
     uint64_t waited = now - request->asked_ns;
     patience_gave_up(&service.segment->patience,
                      waited > state.acked_ago ? waited - state.acked_ago : waited, now);
+    if (request->in_hand)
+        return request;
     look_ahead(request->fd, request, &ahead);
     if (ahead.there > 0 &&
         refuse_ahead(request->fd, request, &ahead, WHEN_FULL_BUSY, REFUSED_LATE) == REFUSAL_NOT)
@@ -239,14 +241,17 @@ static struct request *gone(void)
     return request;
 }
 
-/* Whether the first of the line was shed. Nobody closes its descriptor meanwhile: that takes it out
- * of the line before (line_leave). */
+/* Whether the first of the line was shed, or is to be by the thread that has it in hand. Nobody
+ * closes its descriptor meanwhile: that takes it out of the line before (line_leave). */
 static bool shed(struct request *request)
 {
     struct ahead ahead;
     enum when_full how = (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);
-    if (!delay_sheds(request->fd, request->asked_ns, monotonic_ns(), line_length()))
+    if (request->firm ||
+        !delay_sheds(request->fd, request->asked_ns, monotonic_ns(), line_length()))
         return false;
+    if (request->in_hand)
+        return true;
     look_ahead(request->fd, request, &ahead);
     return ahead.there <= 0 ||
            refuse_ahead(request->fd, request, &ahead, how, REFUSED_LATE) != REFUSAL_NOT;

@@ -237,13 +237,18 @@ static void inside(struct request *request, uint64_t now)
     histogram_add(&service_self()->request_wait, now - request->asked_ns);
 }
 
-/* Whether what was read, and is one whole request and nothing else, is better refused than given to
- * the program. */
+/* One whole request and nothing else: another could not be taken back from the program. */
+static bool refusable_in_hand(const struct request *request, const struct input *input)
+{
+    return input->begun == 1 && input->ended == 1 && !input->behind && !input->inside &&
+           request_between(&request->stream) && !(request->stream.flags & REQUEST_OPENS);
+}
+
+/* Whether what was read is refused, and the program is to know nothing of it. */
 static bool refused_in_hand(int fd, struct request *request, const struct input *input,
                             enum refusal_reason reason)
 {
-    if (input->begun != 1 || input->ended != 1 || input->behind || input->inside ||
-        !request_between(&request->stream) || request->stream.flags & REQUEST_OPENS)
+    if (!refusable_in_hand(request, input))
         return false;
     if (refuse_in_hand(fd, request, reason) == REFUSAL_NOT)
         return false;
@@ -251,11 +256,36 @@ static bool refused_in_hand(int fd, struct request *request, const struct input 
     return true;
 }
 
+/* In line with what was read already, until there is a place for it; false when it was refused. */
+static bool line_up_in_hand(int fd, struct request *request, const struct input *input)
+{
+    struct patience patience = {.deadline_ns = NEVER};
+    bool refused = false;
+    service_count(COUNTER_REQUESTS_HELD, 1);
+    request->in_hand = true;
+    request->firm = !refusable_in_hand(request, input);
+    for (;;) {
+        line_join(request, fd, true);
+        line_serve();
+        patience.held.held = false;
+        wait_for_turn(request, &patience, true);
+        signals_let_in(&patience.held);
+        if (request_phase(request) != PHASE_REST || request->firm)
+            break;
+        /* It is late. Whoever cannot be told so waits on. */
+        refused = refused_in_hand(fd, request, input, REFUSED_LATE);
+        if (refused)
+            break;
+        request->firm = true;
+    }
+    request->in_hand = request->firm = false;
+    return !refused;
+}
+
 /* A thread that blocks has read a request without having a place for it. Whether it may go on with
  * it. */
 static bool place_in_hand(int fd, struct request *request, const struct input *input)
 {
-    struct patience patience = {.deadline_ns = NEVER};
     bool above = input->inside;
     if (!above && !line_stands() && request_takes(request, false)) {
         request_moves(request, PHASE_REST, PHASE_GRANTED);
@@ -267,12 +297,8 @@ static bool place_in_hand(int fd, struct request *request, const struct input *i
         if (!holds && in_flight_full_for_certain() &&
             refused_in_hand(fd, request, input, REFUSED_FULL))
             return false;
-        service_count(COUNTER_REQUESTS_HELD, 1);
-        line_join(request, fd, true);
-        line_serve();
-        patience.held.held = false;
-        wait_for_turn(request, &patience, true);
-        signals_let_in(&patience.held);
+        if (!line_up_in_hand(fd, request, input))
+            return false;
     }
     if (request_phase(request) == PHASE_GRANTED)
         request_begins(request, monotonic_ns());

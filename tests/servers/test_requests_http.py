@@ -356,6 +356,40 @@ def by_the_programs_count(server):
         assert 1 <= most <= highest, f"{most} inside under a ceiling of {highest}"
 
 
+def late_in_hand(server):
+    """Threads that were already in their reads when others began to wait have read requests before they have places for
+    them: those that wait too long are refused all the same, and never let in above the ceiling."""
+    with Service(server, ["total-requests=1", "queue-delay=5ms"]) as service, contextlib.ExitStack() as open_clients:
+        idle = [open_clients.enter_context(Client(service.port)) for _ in range(40)]
+        for client in idle:
+            client.send(get("/most"))
+            client.answer()
+        enough = threading.Event()
+
+        def busy():
+            with Client(service.port) as client:
+                while not enough.is_set():
+                    client.send(get("/slow"))
+                    client.answer()
+
+        threads = [threading.Thread(target=busy) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: service.totals()["requests"]["shed_late"] > 0, "a queue that stands")
+            for client in idle:
+                client.send(get("/slow"))
+            said = [client.answer()[0] for client in idle]
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join()
+        assert set(said) <= {200, 503} and 503 in said, said
+        idle[0].send(get("/most"))
+        most = int(idle[0].answer()[2])
+        assert most == 1, f"{most} inside under a ceiling of 1"
+
+
 def tests():
     named = {}
     for server in SERVERS:
@@ -368,6 +402,7 @@ def tests():
     named["test_node_streams"] = functools.partial(streams, "node")
     for server in ("node", "python"):
         named[f"test_{server}_count"] = functools.partial(by_the_programs_count, server)
+    named["test_python_late_in_hand"] = functools.partial(late_in_hand, "python")
     return named
 
 
