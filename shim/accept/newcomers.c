@@ -194,7 +194,6 @@ static void give_slot_back(struct admission *admission, bool wakes)
 {
     if (!admission->reserved)
         return;
-    int saved = errno;
     admission->reserved = false;
     if (wakes && !admission->blocking) {
         reservation_cancel();
@@ -202,7 +201,6 @@ static void give_slot_back(struct admission *admission, bool wakes)
         reservation_cancel_quietly();
         admission->owes_wake |= wakes;
     }
-    errno = saved;
 }
 
 void newcomers_give_slot_back(struct admission *admission)
@@ -358,8 +356,10 @@ static struct accept_outcome commit(struct admission *admission, const struct ne
 static struct accept_outcome nobody_came(struct admission *admission)
 {
     const struct listener *listener = admission->wait.listener;
-    newcomers_give_slot_back(admission);
-    if (errno != EAGAIN)
+    int saved = errno;
+    give_slot_back(admission, true);
+    errno = saved;
+    if (saved != EAGAIN)
         return accept_without(ACCEPT_FAILED);
     if (listener->shared)
         atomic_store_explicit(&listener->shared->queue.crowded, 0, memory_order_relaxed);
@@ -368,7 +368,8 @@ static struct accept_outcome nobody_came(struct admission *admission)
 
 struct accept_outcome newcomers_take(struct admission *admission)
 {
-    struct newcomer newcomer = {.peer = 0};
+    struct newcomer newcomer; /* judge fills in the rest, for those whom it concerns */
+    newcomer.from.ss_family = AF_UNSPEC;
     newcomer.fd = accept_real(admission, &newcomer.from, &newcomer.length);
     if (newcomer.fd < 0)
         return nobody_came(admission);

@@ -28,8 +28,8 @@ struct accept_outcome newcomers_admit_parked(struct admission *admission);
 /* Hands out an exempt client from the waiting room, who needs no slot, or ACCEPT_NOBODY. */
 struct accept_outcome newcomers_admit_exempt(const struct admission *admission);
 
-/* Gives the slot back if one is reserved still; keeps errno. While the caller has the listener for
- * itself, whoever was woken for the slot could but wait for the listener, a process for each
+/* Gives the slot back if one is reserved still. errno may change. While the caller has the listener
+ * for itself, whoever was woken for the slot could but wait for the listener, a process for each
  * refusal: newcomers_wake does it later. */
 void newcomers_give_slot_back(struct admission *admission);
 void newcomers_wake(struct admission *admission);
