@@ -9,10 +9,8 @@
 #include "process/service.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <poll.h>
 #include <sys/syscall.h>
-#include <time.h>
 
 #define MILLISECOND UINT64_C(1000000)
 /* One thread of the service looks itself so often, and audits; the futex wakes it, and all others,
@@ -23,36 +21,6 @@
 #define ATTENDED_POLL_MS 8
 /* A process that was killed while its gate was shut tells nobody, and a shut gate wakes nobody. */
 #define LONGEST_POLL_MS 5000
-/* So long a signal whose handler may end the accept can wait. */
-#define SIGNALS_SLICE_NS (20 * MILLISECOND)
-
-/*
- * Sleeps until room was made, or for the slice. False when a signal's handler ends the accept.
- *
- * A futex takes no mask, and the kernel says that the time was up even when a handler ran before
- * the thread came back (futex_wait in kernel/futex/waitwake.c). So where some handler would end the
- * accept signals are held while the thread sleeps, and it looks for them after a shorter slice.
- */
-static bool sleep_for_room(struct held_signals *held, uint32_t seen, uint64_t slice_ns,
-                           bool restartable)
-{
-    bool can_end = signals_can_interrupt(restartable);
-    if (can_end && slice_ns > SIGNALS_SLICE_NS)
-        slice_ns = SIGNALS_SLICE_NS;
-    struct timespec time = {.tv_sec = (time_t)(slice_ns / 1000000000),
-                            .tv_nsec = (long)(slice_ns % 1000000000)};
-    if (can_end)
-        signals_hold(held);
-    else
-        signals_let_in(held);
-    atomic_store(&service.segment->room_awaited, 1);
-    errno = 0;
-    kernel_call(SYS_futex, &service.segment->room, FUTEX_WAIT, seen, &time, NULL, 0);
-    if (can_end)
-        return !signals_ended_it(held, restartable);
-    /* A handler may have been installed meanwhile. */
-    return errno != EINTR || !signals_would_interrupt(restartable);
-}
 
 bool accept_wait_broken(int fd)
 {
@@ -98,7 +66,9 @@ static bool wait_slice(struct accept_wait *wait, uint64_t *watch)
         admission_attend();
     if (!service_active() || reservation_room() == RESERVED)
         return true;
-    if (sleep_for_room(&wait->held, seen, slice, wait->deadline_ns == ACCEPT_WAIT_FOREVER))
+    atomic_store(&service.segment->room_awaited, 1);
+    if (signals_sleep(&wait->held, &service.segment->room, seen, slice,
+                      wait->deadline_ns == ACCEPT_WAIT_FOREVER))
         return true;
     errno = EINTR;
     return false;

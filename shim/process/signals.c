@@ -230,3 +230,31 @@ LEFT_BY_CANCELLATION enum wait_result signals_poll(struct held_signals *held, in
         return polling_is_refusal(errno) ? wait_blindly(fd, timeout_ms) : WAIT_FAILED;
     return signals_would_interrupt(restartable) ? WAIT_INTERRUPTED : WAIT_TIMED_OUT;
 }
+
+/* So long a signal whose handler may end the wait can wait. */
+#define SIGNALS_SLICE_NS UINT64_C(20000000)
+
+/*
+ * A futex takes no mask, and the kernel says that the time was up even when a handler ran before
+ * the thread came back (futex_wait in kernel/futex/waitwake.c). So where some handler would end the
+ * wait signals are held while the thread sleeps, and it looks for them after a shorter slice.
+ */
+bool signals_sleep(struct held_signals *held, _Atomic uint32_t *word, uint32_t seen,
+                   uint64_t slice_ns, bool restartable)
+{
+    bool can_end = signals_can_interrupt(restartable);
+    if (can_end && slice_ns > SIGNALS_SLICE_NS)
+        slice_ns = SIGNALS_SLICE_NS;
+    struct timespec time = {.tv_sec = (time_t)(slice_ns / 1000000000),
+                            .tv_nsec = (long)(slice_ns % 1000000000)};
+    if (can_end)
+        signals_hold(held);
+    else
+        signals_let_in(held);
+    errno = 0;
+    kernel_call(SYS_futex, word, FUTEX_WAIT, seen, &time, NULL, 0);
+    if (can_end)
+        return !signals_ended_it(held, restartable);
+    /* A handler may have been installed meanwhile. */
+    return errno != EINTR || !signals_would_interrupt(restartable);
+}

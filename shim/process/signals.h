@@ -47,6 +47,14 @@ const sigset_t *signals_opened(const struct held_signals *held, const sigset_t *
 enum wait_result signals_poll(struct held_signals *held, int fd, short events, int timeout_ms,
                               bool restartable);
 
+/*
+ * Sleeps until the futex `word`, shared with other processes, moves on from `seen`, or for
+ * `slice_ns` (shorter where a handler may end the wait). False when a signal's handler ends it, as
+ * it would end accept; `restartable` as above.
+ */
+bool signals_sleep(struct held_signals *held, _Atomic uint32_t *word, uint32_t seen,
+                   uint64_t slice_ns, bool restartable);
+
 /* Whether handlers of both kinds exist, so that only signals_poll can tell which one ran. */
 bool signals_mixed(bool restartable);
 

@@ -64,8 +64,6 @@ static enum admit hold(int fd, struct request *request, bool blocked)
         watches_withhold(request_flow(request));
     line_join(request, fd, blocked);
     line_serve();
-    if (request_phase(request) != PHASE_WAITING && blocked)
-        line_woken(request);
     if (request_phase(request) != PHASE_WAITING) /* served at once, or refused */
         return request->refused_for_good                 ? ADMIT_END
                : request_phase(request) == PHASE_GRANTED ? ADMIT_GO

@@ -42,7 +42,7 @@ static void turn_begins(void)
 
 static void heard(void)
 {
-    wakes_heard(WAKES_LOOP);
+    wakes_heard();
 }
 
 static int64_t sooner(int64_t one, int64_t other)
@@ -57,7 +57,7 @@ static int64_t next_look_ns(void)
 
 static int wake_fd(void)
 {
-    return line_length() ? wakes_descriptor(WAKES_LOOP) : -1;
+    return line_length() ? wakes_descriptor() : -1;
 }
 
 const struct input_gate requests_gate = {

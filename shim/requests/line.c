@@ -13,6 +13,8 @@
 #include "requests/wakes.h"
 
 #include <errno.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
 
 #define MILLISECOND UINT64_C(1000000)
 /* A process that leaves a free place for so long is passed over. */
@@ -160,6 +162,14 @@ bool line_stands(void)
     return line_length() != 0 || first_elsewhere(&process) != 0;
 }
 
+/* The thread, of whatever process, that sleeps in a read of the slot's connection. */
+static void call_thread(uint32_t slot)
+{
+    _Atomic uint32_t *word = &service.segment->conn[slot].turn;
+    atomic_fetch_add(word, 1);
+    kernel_call(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
 static void ring(uint32_t process, uint64_t turn)
 {
     static _Atomic uint64_t rung, rung_ns;
@@ -168,8 +178,10 @@ static void ring(uint32_t process, uint64_t turn)
         return;
     atomic_store(&rung, turn);
     atomic_store(&rung_ns, now);
-    wakes_ring(process,
-               turn & TURN_BLOCKED ? wakes_bell((uint32_t)turn & (SEGMENT_CONNS - 1)) : WAKES_LOOP);
+    if (turn & TURN_BLOCKED)
+        call_thread((uint32_t)turn & (SEGMENT_CONNS - 1));
+    else
+        wakes_ring(process);
 }
 
 /* Whether somebody of another process goes first, who arrived before `turn` (0: nobody of ours).
@@ -282,34 +294,12 @@ static enum served serve(struct request **who)
     return SERVED_GRANTED;
 }
 
-/* --- telling who was served --- */
-
-/* How many of those that sleep at a bell were served, and have not noticed yet. */
-static _Atomic uint32_t served_at[WAKES_BELLS];
-
 static void tell(struct request *request)
 {
-    unsigned bell = wakes_bell(request_slot(request));
-    if (!request->blocked) {
+    if (request->blocked)
+        call_thread(request_slot(request));
+    else
         watches_release(request_flow(request));
-        return;
-    }
-    atomic_store(&request->served, true);
-    atomic_fetch_add(&served_at[bell], 1);
-    wakes_ring(service.self, bell);
-}
-
-void line_woken(struct request *request)
-{
-    unsigned bell = wakes_bell(request_slot(request));
-    if (!atomic_exchange(&request->served, false)) {
-        /* Others may sleep at the same bell, and not have heard it yet. */
-        if (atomic_load(&served_at[bell]) == 0)
-            wakes_heard(bell);
-        return;
-    }
-    if (atomic_fetch_sub(&served_at[bell], 1) == 1)
-        wakes_heard(bell);
 }
 
 void line_serve(void)

@@ -9,7 +9,7 @@
  * again.
  *
  * Who waits is an event loop, then its flow is out of the program's sight, or a thread in a read,
- * which sleeps at its bell (wakes.h).
+ * which sleeps until `turn` of its slot in the segment moves.
  *
  * Async-signal-safe: the line is guarded by a spinlock, under which signals are blocked.
  */
@@ -34,10 +34,6 @@ void line_serve(void);
 /* Nanoseconds until line_serve has something to do though no place became free: -1 when it has not.
  */
 int64_t line_next_look(void);
-
-/* A thread that waits in a read sleeps at wakes_bell() of its slot until its request is not WAITING
- * any more; then, or when it gives up, it says so. */
-void line_woken(struct request *request);
 
 /* Whether it is the first of this process's line, whose thread looks on for all the others. */
 bool line_is_first(const struct request *request);

@@ -14,7 +14,6 @@
 #include "requests/places.h"
 #include "requests/refusals.h"
 #include "requests/timeouts.h"
-#include "requests/wakes.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -25,6 +24,7 @@
 #define NEVER UINT64_MAX
 #define VECTOR_MOST 16
 #define SLICE_MS 200
+#define LONGEST_SLEEP_NS (SLICE_MS * UINT64_C(1000000))
 
 /* --- what was read --- */
 
@@ -138,10 +138,31 @@ static enum wait_result wait_slice(struct request *request, struct patience *pat
 }
 
 /* The first in line looks for room that nobody told of; the others are woken. */
-static int slice_ms(const struct request *request)
+static uint64_t slice_ns(const struct request *request, uint64_t left_ns)
 {
     int64_t next = line_is_first(request) ? line_next_look() : -1;
-    return next < 0 ? SLICE_MS : (int)(next / 1000000) + 1;
+    uint64_t slice = next < 0 ? LONGEST_SLEEP_NS : (uint64_t)next;
+    return slice < left_ns ? slice : left_ns;
+}
+
+/* One slice in line; whether the wait goes on, and otherwise errno. */
+static bool sleep_in_line(struct request *request, struct patience *patience)
+{
+    _Atomic uint32_t *turn = &service.segment->conn[request_slot(request)].turn;
+    uint32_t seen = atomic_load(turn);
+    uint64_t now = monotonic_ns();
+    if (request_phase(request) != PHASE_WAITING)
+        return true;
+    if (now >= patience->deadline_ns) {
+        errno = EAGAIN;
+        return false;
+    }
+    bool restartable = patience->deadline_ns == NEVER;
+    if (signals_sleep(&patience->held, turn, seen, slice_ns(request, patience->deadline_ns - now),
+                      restartable))
+        return true;
+    errno = EINTR;
+    return false;
 }
 
 /* In line, until its turn has come or it was refused. False with errno set when the read must end.
@@ -149,27 +170,24 @@ static int slice_ms(const struct request *request)
  * returned it. */
 static bool wait_for_turn(struct request *request, struct patience *patience, bool in_hand)
 {
-    unsigned bell = wakes_bell(request_slot(request));
-    while (request_phase(request) == PHASE_WAITING && service_active()) {
-        enum wait_result result =
-            wait_slice(request, patience, wakes_descriptor(bell), slice_ms(request));
-        if (request_phase(request) != PHASE_WAITING)
-            break;
-        if (result == WAIT_READY)
-            line_woken(request);
-        line_serve();
-        bool over = result == WAIT_TIMED_OUT && monotonic_ns() >= patience->deadline_ns;
-        if (in_hand || !(over || result == WAIT_INTERRUPTED || result == WAIT_FAILED))
-            continue;
-        line_leave(request);
-        line_woken(request);
-        if (request_phase(request) != PHASE_REST) /* its turn came just now */
-            return true;
-        errno = result == WAIT_INTERRUPTED ? EINTR : over ? EAGAIN : errno;
-        return false;
+    struct libc_cleanup cleanup;
+    struct waiter waiter = {request, patience};
+    bool goes_on = true;
+    libc_cleanup_push(&cleanup, leave_at_cancellation, &waiter);
+    while (goes_on && request_phase(request) == PHASE_WAITING && service_active()) {
+        if (!in_hand)
+            libc_test_cancel();
+        goes_on = sleep_in_line(request, patience) || in_hand;
+        if (request_phase(request) == PHASE_WAITING)
+            line_serve();
     }
-    line_woken(request);
-    return true;
+    libc_cleanup_pop(&cleanup, false);
+    if (goes_on)
+        return true;
+    int error = errno;
+    line_leave(request);
+    errno = error;
+    return request_phase(request) != PHASE_REST; /* its turn came just now */
 }
 
 /* After how long a read that waits for input looks around; -1: the kernel may wait. */

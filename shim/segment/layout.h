@@ -100,7 +100,8 @@ struct segment_conn {
     _Atomic uint32_t flags;
     _Atomic uint32_t grant;       /* KiB of output that the kernel may hold for it: see credit.h */
     _Atomic uint32_t told_sndbuf; /* the SO_SNDBUF that the program believes in, by getsockopt */
-    _Atomic uint32_t in_flight;   /* index + 1 of the process whose request in flight it is, or 0 */
+    _Atomic uint32_t turn;      /* futex: moves when a thread that waits for its turn is to look */
+    _Atomic uint32_t in_flight; /* index + 1 of the process whose request in flight it is, or 0 */
 };
 
 /*
