@@ -83,6 +83,7 @@ enum {
     NEGOTIATING = 1 << 26, /* the server's next byte says whether they go on encrypted */
     /* Of a request. */
     IN_A_SERIES = 1 << 8, /* of messages of the extended protocol, which a Sync will end */
+    WORKED = 1 << 9, /* something in it is planned or executed, or was to be answered at once */
 };
 
 /* phase: what the client's next byte is in. */
@@ -158,7 +159,7 @@ static enum request_step message_ends(struct request_stream *stream)
         stream->phase = IN_SERIES;
         return REQUEST_GOES_ON;
     }
-    if (!(stream->flags & REQUEST_HEAD_WHOLE))
+    if (!(stream->flags & WORKED))
         stream->flags |= REQUEST_HEAD_WHOLE | REQUEST_SILENT;
     return request_ends(stream);
 }
@@ -176,6 +177,8 @@ static enum request_step in_header(struct request_stream *stream, const char *by
     if (message->meaning & BELONGS && !(stream->flags & IN_A_SERIES))
         stream->flags |= REQUEST_HEAD_WHOLE | REQUEST_SILENT;
     if (message->meaning & (WORKS | WAITS))
+        stream->flags |= WORKED;
+    if (message->meaning & (WORKS | SERIES))
         stream->flags |= REQUEST_HEAD_WHOLE | REQUEST_LEADS;
     if (message->meaning & CLOSES)
         stream->flags |= REQUEST_CLOSES;
