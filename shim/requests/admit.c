@@ -77,7 +77,7 @@ static enum admit hold(int fd, struct request *request, bool blocked)
  * served. */
 static bool deserves_to_wait(const struct request *request)
 {
-    return request->was_refused && line_waiting() < gauge_count(&service.segment->requests);
+    return request->since_ns && line_waiting() < gauge_count(&service.segment->requests);
 }
 
 static enum admit refuse(int fd, struct request *request, struct ahead *ahead, enum when_full how,
@@ -86,7 +86,6 @@ static enum admit refuse(int fd, struct request *request, struct ahead *ahead, e
     enum refusal refusal = refuse_ahead(fd, request, ahead, how, reason);
     if (refusal == REFUSAL_NOT)
         return hold(fd, request, blocked);
-    request->was_refused = true;
     return refusal == REFUSAL_CLOSES ? ADMIT_END : ADMIT_AGAIN;
 }
 

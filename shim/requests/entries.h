@@ -46,7 +46,8 @@ struct request {
     _Atomic uint32_t phase;
     struct request_stream stream;
     _Atomic uint64_t head_ns; /* since when a request's head is waited for: timeouts.h; or 0 */
-    uint64_t asked_ns;        /* when the request arrived, CLOCK_MONOTONIC */
+    uint64_t since_ns; /* when the first one arrived of those that were refused in a row, or 0 */
+    uint64_t asked_ns; /* when the request arrived, CLOCK_MONOTONIC */
     _Atomic uint64_t began_ns, answered_ns;
     _Atomic uint32_t reads; /* moves with each read: a write tells by it what it answered */
     uint32_t write_saw;     /* `reads` when the write under way began */
@@ -57,7 +58,6 @@ struct request {
     bool firm;              /* in line: it cannot be refused */
     bool above;             /* its place was taken above the ceilings, without a token */
     bool judged;            /* its wait was shown to queue-delay */
-    bool was_refused;       /* the last request of this client */
     bool pipelines;         /* several requests came in one piece: looked at before each read */
     _Atomic bool refused_for_good; /* the program reads the end of input */
     bool stream_counted;           /* in the process's streams */
@@ -98,6 +98,12 @@ static inline struct flow *request_flow(const struct request *request)
 static inline enum request_phase request_phase(const struct request *request)
 {
     return (enum request_phase)atomic_load_explicit(&request->phase, memory_order_relaxed);
+}
+
+/* Where it stands in line: whoever was refused before has kept its place. */
+static inline uint64_t request_order(const struct request *request)
+{
+    return request->since_ns ? request->since_ns : request->asked_ns;
 }
 
 /* Moves it from one phase to another; false when it was not in that. */

@@ -35,7 +35,7 @@ static _Atomic uint32_t length;
 
 static uint64_t turn_of(const struct request *request)
 {
-    return (request->asked_ns >> TURN_TIME_SHIFT) << TURN_SHIFT |
+    return (request_order(request) >> TURN_TIME_SHIFT) << TURN_SHIFT |
            (request->blocked ? TURN_BLOCKED : 0) | request_slot(request);
 }
 
@@ -71,7 +71,7 @@ static void show_first(void)
 static void insert(struct request *request)
 {
     uint32_t place = request_slot(request) + 1, before = last;
-    while (before && at(before)->asked_ns > request->asked_ns)
+    while (before && request_order(at(before)) > request_order(request))
         before = at(before)->before;
     request->before = before;
     request->next = before ? at(before)->next : first;
@@ -269,6 +269,26 @@ static bool shed(struct request *request)
            refuse_ahead(request->fd, request, &ahead, how, REFUSED_LATE) != REFUSAL_NOT;
 }
 
+/* Whoever kept a place from before stands in front of others that have waited for longer this time:
+ * so some are looked at on each turn, one after the other. */
+#define LATE_AMONG 16
+
+static struct request *waits_longest(void)
+{
+    static uint32_t place; /* the lock is held */
+    struct request *longest = at(first);
+    struct request *request = at(place);
+    if (!request || request_phase(request) != PHASE_WAITING)
+        request = longest;
+    for (unsigned i = 0; i < LATE_AMONG && request; i++) {
+        if (request->asked_ns < longest->asked_ns)
+            longest = request;
+        request = at(request->next);
+    }
+    place = request ? request_slot(request) + 1 : 0;
+    return longest;
+}
+
 static enum served refused(struct request *request)
 {
     unlink_request(request);
@@ -280,7 +300,7 @@ static enum served refused(struct request *request)
 static enum served serve(struct request **who)
 {
     show_first(); /* this process may have been passed over */
-    if ((*who = gone()) || shed(*who = at(first)))
+    if ((*who = gone()) || shed(*who = waits_longest()))
         return refused(*who);
     bool eldest = in_flight_room() && patience_of_eldest(&service.segment->patience);
     struct request *request = *who = eldest ? at(first) : next_in_turn();

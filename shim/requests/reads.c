@@ -248,7 +248,7 @@ static enum admit admit_blocking(int fd, struct request *request, size_t *most)
 static void inside(struct request *request, uint64_t now)
 {
     service_count(COUNTER_REQUESTS_BEGUN, 1);
-    request->was_refused = false;
+    request->since_ns = 0;
     if (request->asked_ns == 0 || request->asked_ns > now)
         return;
     delay_begins(request->asked_ns, now);

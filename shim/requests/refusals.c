@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-static void count(int fd, enum when_full how, enum refusal_reason reason)
+static void count(int fd, struct request *request, enum when_full how, enum refusal_reason reason)
 {
     static const struct {
         enum counter counter;
@@ -19,6 +19,7 @@ static void count(int fd, enum when_full how, enum refusal_reason reason)
         [REFUSED_LATE] = {COUNTER_REQUESTS_SHED_LATE, EVENT_REQUEST_SHED_LATE},
         [REFUSED_FULL] = {COUNTER_REQUESTS_SHED_BUSY, EVENT_REQUEST_SHED_BUSY},
     };
+    request->since_ns = request_order(request);
     trace(TRACE_ACCEPT, "refuse-request", fd, "late", reason == REFUSED_LATE, "reset",
           how == WHEN_FULL_RESET);
     if (how == WHEN_FULL_RESET && reason == REFUSED_FULL)
@@ -163,7 +164,7 @@ enum refusal refuse_ahead(int fd, struct request *request, struct ahead *ahead, 
     int saved = errno;
     enum refusal refusal = how == WHEN_FULL_RESET ? reset(fd, request) : answer(fd, request, ahead);
     if (refusal != REFUSAL_NOT)
-        count(fd, how, reason);
+        count(fd, request, how, reason);
     errno = saved;
     return refusal;
 }
@@ -176,7 +177,7 @@ enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason
     if (refusal == REFUSAL_GIVEN)
         request_refused(&request->stream);
     if (refusal != REFUSAL_NOT)
-        count(fd, WHEN_FULL_BUSY, reason);
+        count(fd, request, WHEN_FULL_BUSY, reason);
     errno = saved;
     return refusal;
 }
@@ -187,6 +188,6 @@ void refuse_at_close(int fd, struct request *request)
     int saved = errno;
     look_ahead(fd, request, &ahead);
     if (ahead.there > 0 && say_refusal(fd, request, &ahead.stream, true) != REFUSAL_NOT)
-        count(fd, WHEN_FULL_BUSY, REFUSED_FULL);
+        count(fd, request, WHEN_FULL_BUSY, REFUSED_FULL);
     errno = saved;
 }
