@@ -72,12 +72,16 @@ static enum admit hold(int fd, struct request *request, bool blocked)
     return ADMIT_WAIT;
 }
 
-/* Whose last request was refused does not take its chance again: it waits in line, behind as many
- * as there are places at most, so that no client is refused again and again while others are
- * served. */
-static bool deserves_to_wait(const struct request *request)
+/*
+ * Where the rest is refused. Whose last request was does not take its chance again: it waits in
+ * line, behind as many as there are places at most, so that no client is refused again and again
+ * while others are served.
+ */
+static bool may_wait(const struct request *request)
 {
-    return request->since_ns && line_waiting() < gauge_count(&service.segment->requests);
+    if (request->since_ns && line_waiting() < gauge_count(&service.segment->requests))
+        return true;
+    return !line_stands() && (in_flight_room() || !in_flight_full_for_certain());
 }
 
 static enum admit refuse(int fd, struct request *request, struct ahead *ahead, enum when_full how,
@@ -100,15 +104,14 @@ static enum admit decide(int fd, struct request *request, struct ahead *ahead, b
         request_takes(request, true);
         return granted(request, ahead, most);
     }
+    if (how != WHEN_FULL_HOLD && !may_wait(request))
+        return refuse(fd, request, ahead, how, REFUSED_FULL, blocked);
     if (delay_sheds(fd, request->asked_ns, now, line_length()))
         return refuse(fd, request, ahead, how, REFUSED_LATE, blocked);
     request->judged = true;
     if (!line_stands() && request_takes(request, false))
         return granted(request, ahead, most);
-    if (how == WHEN_FULL_HOLD || (!in_flight_full_for_certain() && !line_stands()) ||
-        deserves_to_wait(request))
-        return hold(fd, request, blocked);
-    return refuse(fd, request, ahead, how, REFUSED_FULL, blocked);
+    return hold(fd, request, blocked);
 }
 
 static enum admit look(int fd, struct request *request, bool blocked, size_t *most)
@@ -127,7 +130,8 @@ static enum admit look(int fd, struct request *request, bool blocked, size_t *mo
         if (needs_no_place(&ahead))
             return uncounted(request, &ahead, most);
         enum admit admit = decide(fd, request, &ahead, blocked, most);
-        if (admit != ADMIT_AGAIN)
+        bool more = (size_t)ahead.there > ahead.ends_at || ahead.there >= LOOK_AHEAD_MAX;
+        if (admit != ADMIT_AGAIN || !more) /* what comes from now on is reported anew */
             return admit;
     }
 }

@@ -67,7 +67,7 @@ bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others)
     struct queue_client client = {.waited_ns = waited(asked_ns, now)};
     if (target == LIMIT_OFF)
         return false;
-    if (client.waited_ns < target && delay_stands())
+    if (client.waited_ns < target && client.waited_ns > target / 2 && delay_stands())
         client.closed = tcp_state_of(fd).peer_ended;
     return (client.closed || is_long(client.waited_ns, target)) &&
            judge(client, target, others, now);
