@@ -356,11 +356,15 @@ static size_t refuse_request(const struct request_stream *stream, const struct l
 {
     static const char error[] = "SERVER_ERROR busy, try again later\r\n";
     const struct busy_answer refusal = {limits, NULL, out, size};
-    (void)closes;
-    return stream->flags & REQUEST_SILENT ? 0 : dialect_put(&refusal, error, sizeof error - 1);
+    /* What will end a batch, and is to be answered, may be one that is never refused. */
+    if (stream->flags & REQUEST_SILENT || closes ||
+        (stream->flags & BATCH && stream->phase != BETWEEN))
+        return 0;
+    return dialect_put(&refusal, error, sizeof error - 1);
 }
 
-static const struct request_rules rules = {.ask = ask, .answer = answer, .refuse = refuse_request};
+static const struct request_rules rules = {
+    .ask = ask, .answer = answer, .refuse = refuse_request, .early = true};
 
 const struct dialect dialect_memcached = {.recognise = recognise,
                                           .refuse = refuse,

@@ -171,12 +171,16 @@ static size_t refuse_request(const struct request_stream *stream, const struct l
 {
     const struct busy_answer refusal = {limits, NULL, out, size};
     char opaque[4];
-    (void)closes;
     memcpy(opaque, &stream->number, sizeof opaque);
-    return stream->flags & REQUEST_SILENT ? 0 : put_busy(&refusal, (char)stream->small, opaque);
+    /* The answer to a batch is that to what ends it. */
+    if (stream->flags & REQUEST_SILENT || closes ||
+        (stream->flags & BATCH && stream->phase != BETWEEN))
+        return 0;
+    return put_busy(&refusal, (char)stream->small, opaque);
 }
 
-static const struct request_rules rules = {.ask = ask, .answer = answer, .refuse = refuse_request};
+static const struct request_rules rules = {
+    .ask = ask, .answer = answer, .refuse = refuse_request, .early = true};
 
 const struct dialect dialect_memcached_binary = {
     .recognise = recognise, .refuse = refuse, .requests = &rules};

@@ -87,9 +87,10 @@ enum meaning {
 
 /* What a session keeps, in its SESSION_OF_OWN bits. */
 enum {
-    ANSWERS_OFF = 1 << 24,  /* after CLIENT REPLY OFF */
-    ANSWER_SKIP = 1 << 25,  /* after CLIENT REPLY SKIP: the next request has no answer */
-    ANSWERS_RESP3 = 1 << 26 /* answers may have push messages between them */
+    ANSWERS_OFF = 1 << 24,   /* after CLIENT REPLY OFF */
+    ANSWER_SKIP = 1 << 25,   /* after CLIENT REPLY SKIP: the next request has no answer */
+    ANSWERS_RESP3 = 1 << 26, /* answers may have push messages between them */
+    SESSION_KNOWN = 1 << 27  /* whether it is inside a transaction */
 };
 
 /*
@@ -212,10 +213,11 @@ static void settle(struct request_stream *stream)
     static const struct {
         uint32_t set, clear;
     } changes[HELLO_3 + 1] = {
-        [MULTI] = {.set = SESSION_TRANSACTION},
-        [EXEC] = {.clear = SESSION_TRANSACTION},
-        [DISCARDS] = {.clear = SESSION_TRANSACTION},
-        [RESETS] = {.clear = SESSION_TRANSACTION | ANSWERS_OFF | ANSWERS_RESP3},
+        [MULTI] = {.set = SESSION_TRANSACTION | SESSION_KNOWN},
+        [EXEC] = {.set = SESSION_KNOWN, .clear = SESSION_TRANSACTION},
+        [DISCARDS] = {.set = SESSION_KNOWN, .clear = SESSION_TRANSACTION},
+        [RESETS] = {.set = SESSION_KNOWN,
+                    .clear = SESSION_TRANSACTION | ANSWERS_OFF | ANSWERS_RESP3},
         [REPLY_ON] = {.clear = ANSWERS_OFF},
         [REPLY_OFF] = {.set = ANSWERS_OFF},
         [REPLY_SKIP] = {.set = ANSWER_SKIP},
@@ -420,11 +422,23 @@ static size_t ask(struct request_stream *stream, const struct limits *limits, co
     return *step == REQUEST_LEAVES ? length : taken;
 }
 
+/* A connection may be looked at first when it is in a transaction already; its first answer tells.
+ */
+static void learn(struct request_stream *stream, const char *bytes, size_t length)
+{
+    static const char queued[] = "+QUEUED\r\n";
+    stream->flags |= SESSION_KNOWN;
+    if (length >= sizeof queued - 1 && memcmp(bytes, queued, sizeof queued - 1) == 0)
+        stream->flags |= SESSION_TRANSACTION;
+}
+
 /* Of what cannot be followed all is taken for answers, as in RESP2. */
 static enum answer_step answer(struct request_stream *stream, const char *bytes, size_t length,
                                bool first)
 {
     (void)first;
+    if (!(stream->flags & SESSION_KNOWN))
+        learn(stream, bytes, length);
     if (!(stream->flags & ANSWERS_RESP3))
         return ANSWER_BEGUN;
     enum answer_step step = ANSWER_NOTHING;
@@ -437,7 +451,8 @@ static enum answer_step answer(struct request_stream *stream, const char *bytes,
  * BUSY is what Redis says itself while it cannot run a command: Jedis, Lettuce and Redisson have an
  * exception of that name, every client hands it to its program as an error of this one command, and
  * keeps the connection. With LOADING redis-py gives the connection up; TRYAGAIN and CLUSTERDOWN are
- * asked again at once by clients that take the server for part of a cluster.
+ * asked again at once by clients that take the server for part of a cluster. Rather than that the
+ * connection ends, with all that its session has, a request waits.
  */
 static size_t refuse_request(const struct request_stream *stream, const struct limits *limits,
                              bool closes, char *out, size_t size)
@@ -446,13 +461,13 @@ static size_t refuse_request(const struct request_stream *stream, const struct l
     static const char abort[] = "-EXECABORT Transaction discarded: the server is busy, "
                                 "try again later\r\n";
     const struct busy_answer answer = {limits, NULL, out, size};
-    (void)closes;
-    if (stream->flags & REQUEST_SILENT)
+    if (stream->flags & REQUEST_SILENT || closes)
         return 0;
     return meaning_of(stream) == EXEC ? dialect_put(&answer, abort, sizeof abort - 1)
                                       : dialect_put(&answer, busy, sizeof busy - 1);
 }
 
-static const struct request_rules rules = {.ask = ask, .answer = answer, .refuse = refuse_request};
+static const struct request_rules rules = {
+    .ask = ask, .answer = answer, .refuse = refuse_request, .early = true};
 
 const struct dialect dialect_redis = {.recognise = recognise, .refuse = refuse, .requests = &rules};

@@ -106,6 +106,9 @@ struct request_rules {
     /* So many bytes of the program's went out unseen. NULL: where answer_left stands for all that
      * matters, and is lowered by them. */
     void (*unseen)(struct request_stream *stream, size_t length);
+    /* A refusal may stand before the end of its request, of which the rest is passed over: clients
+     * send all of it in any case, and read answers in their order. */
+    bool early;
     /* The request that `ask` went through last was refused: the program will not answer it. NULL:
      * that changes nothing. */
     void (*refused)(struct request_stream *stream);
@@ -146,6 +149,9 @@ void request_refused(struct request_stream *stream);
 
 /* As request_rules.timed_out; 0 where nothing is to be said. */
 size_t request_timed_out(const struct request_stream *stream, char *out, size_t size);
+
+/* Whether a request can be refused before its end is there: request_rules.early. */
+bool request_refused_early(const struct request_stream *stream);
 
 /* Bytes of the client went by unseen: nothing can be said of it any more. */
 void request_leave(struct request_stream *stream);

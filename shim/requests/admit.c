@@ -13,7 +13,8 @@
 
 bool admit_carefully(const struct request *request)
 {
-    return request->pipelines || !in_flight_room() || line_stands() || delay_suspects();
+    return request->pipelines || request->passes_over || !in_flight_room() || line_stands() ||
+           delay_suspects();
 }
 
 /* --- what needs no place --- */
@@ -118,6 +119,8 @@ static enum admit look(int fd, struct request *request, bool blocked, size_t *mo
 {
     for (;;) {
         struct ahead ahead;
+        if (!refusals_pass_over(fd, request))
+            return ADMIT_AGAIN;
         look_ahead(fd, request, &ahead);
         if (ahead.nothing)
             return ADMIT_AGAIN;

@@ -23,7 +23,7 @@
 
 static bool unfinished(const struct request *request, uint64_t now)
 {
-    return atomic_load_explicit(&request->pending, memory_order_relaxed) ||
+    return request_output_pending(request) ||
            (request->stream.flags & ANSWER_UNFINISHED &&
             now - atomic_load_explicit(&request->answered_ns, memory_order_relaxed) < STREAMS_NS);
 }

@@ -30,6 +30,8 @@
 #include "output/flows.h"
 #include "segment/segment.h"
 
+#include <sys/epoll.h>
+
 enum request_phase {
     PHASE_REST,
     PHASE_WAITING,
@@ -62,6 +64,10 @@ struct request {
     _Atomic bool refused_for_good; /* the program reads the end of input */
     bool stream_counted;           /* in the process's streams */
     bool stamped;                  /* SO_TIMESTAMPNS was set */
+    bool passes_over;       /* refused before its end was there: the rest is not the program's */
+    bool refused_for_good;  /* the program reads the end of input */
+    bool stream_counted;    /* in the process's streams */
+    bool stamped;           /* SO_TIMESTAMPNS was set */
     bool middle; /* what was read before nobody saw: where a request begins is not known */
     bool spoken; /* in the middle: the program has answered something since */
     _Atomic bool
@@ -112,6 +118,16 @@ static inline bool request_moves(struct request *request, enum request_phase fro
 {
     uint32_t expected = from;
     return atomic_compare_exchange_strong(&request->phase, &expected, to);
+}
+
+/* Whether the program has output for the connection that the kernel has not got yet: its last write
+ * fell short, or it asks, level-triggered, to be told when it can write: Redis does that behind
+ * each 64 KiB, though the kernel has room. */
+static inline bool request_output_pending(const struct request *request)
+{
+    uint32_t events = atomic_load_explicit(&request_flow(request)->events, memory_order_relaxed);
+    return atomic_load_explicit(&request->pending, memory_order_relaxed) ||
+           ((events & (EPOLLOUT | EPOLLWRNORM)) && !(events & EPOLLET));
 }
 
 /* It has got its place, in phase GRANTED: the time begins, and it is listed. */

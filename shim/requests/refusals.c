@@ -59,7 +59,7 @@ static enum refusal close_behind(int fd, struct request *request)
 static enum refusal say(int fd, struct request *request, const char *text, size_t length,
                         bool closes)
 {
-    if (length == 0 || atomic_load_explicit(&request->pending, memory_order_relaxed))
+    if (length == 0 || request_output_pending(request))
         return REFUSAL_NOT;
     long sent = kernel_call(SYS_sendto, fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
     if (sent <= 0)
@@ -131,31 +131,53 @@ static enum refusal answer_transaction(int fd, struct request *request, size_t l
     return REFUSAL_GIVEN;
 }
 
-/* Whether the program has nothing of the request, and all of it is there. */
-static bool is_whole(int fd, const struct request *request, struct ahead *ahead)
+/* Whether the program has nothing of the request, and all of it is there, or need not be. */
+static bool can_be_taken(int fd, const struct request *request, struct ahead *ahead)
 {
     if (!request_between(&request->stream))
         return false;
-    if (ahead->ends_at == 0)
-        look_ahead_further(fd, ahead);
+    if (ahead->ends_at || request_refused_early(&ahead->stream))
+        return true;
+    look_ahead_further(fd, ahead);
     return ahead->ends_at > 0;
 }
 
 static enum refusal answer(int fd, struct request *request, struct ahead *ahead)
 {
     if (ahead->stream.flags & REQUEST_OPENS)
-        return answer_transaction(fd, request, ahead->transaction);
-    bool closes = !is_whole(fd, request, ahead) || ahead->stream.flags & REQUEST_CLOSES;
+        return request_between(&request->stream)
+                   ? answer_transaction(fd, request, ahead->transaction)
+                   : REFUSAL_NOT;
+    bool closes = !can_be_taken(fd, request, ahead) || ahead->stream.flags & REQUEST_CLOSES;
     bool followed = ahead->ends_at && (size_t)ahead->there > ahead->ends_at;
     if (followed && ahead->stream.flags & REQUEST_LEADS)
         return REFUSAL_NOT;
     enum refusal refusal = say_refusal(fd, request, &ahead->stream, closes);
     if (refusal != REFUSAL_GIVEN)
         return refusal;
-    drop(fd, ahead->ends_at);
+    drop(fd, ahead->ends_at ? ahead->ends_at : (size_t)ahead->there);
     request->stream = ahead->stream;
+    request->passes_over = ahead->ends_at == 0;
     request_refused(&request->stream);
     return REFUSAL_GIVEN;
+}
+
+/* In pieces of what is looked at, so that nothing behind its end is taken. */
+bool refusals_pass_over(int fd, struct request *request)
+{
+    int saved = errno;
+    while (request->passes_over) {
+        struct ahead ahead;
+        look_ahead(fd, request, &ahead);
+        if (ahead.nothing)
+            break;
+        if (ahead.there > 0)
+            drop(fd, ahead.ends_at ? ahead.ends_at : (size_t)ahead.there);
+        request->stream = ahead.stream;
+        request->passes_over = ahead.there > 0 && ahead.step == REQUEST_GOES_ON;
+    }
+    errno = saved;
+    return !request->passes_over;
 }
 
 enum refusal refuse_ahead(int fd, struct request *request, struct ahead *ahead, enum when_full how,

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Refusing a request that waits in its connection's socket, in its protocol: it is taken out whole
- * and answered, and the connection stays. Where its end is not there, or it ends the connection by
- * itself, the answer says so, and the program sees the end of input.
+ * and answered, and the connection stays. Where its end is not there yet, the rest is passed over
+ * as it comes, if its protocol allows that; otherwise, or if it ends the connection by itself, the
+ * answer says so, and the program sees the end of input.
  */
 #ifndef BACKPRESSURE_REFUSALS_H
 #define BACKPRESSURE_REFUSALS_H
@@ -21,6 +22,10 @@ enum refusal_reason { REFUSED_LATE, REFUSED_FULL };
  * errno is kept. */
 enum refusal refuse_ahead(int fd, struct request *request, struct ahead *ahead, enum when_full how,
                           enum refusal_reason reason);
+
+/* Takes out what has come of a request that was refused before its end was there. Whether that has
+ * ended, or the connection has; otherwise there is nothing else. errno is kept. */
+bool refusals_pass_over(int fd, struct request *request);
 
 /* Refuses a whole request that was read already, of which the program knows nothing yet. */
 enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason reason);
