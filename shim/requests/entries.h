@@ -61,13 +61,10 @@ struct request {
     bool above;             /* its place was taken above the ceilings, without a token */
     bool judged;            /* its wait was shown to queue-delay */
     bool pipelines;         /* several requests came in one piece: looked at before each read */
+    bool passes_over;       /* refused before its end was there: the rest is not the program's */
     _Atomic bool refused_for_good; /* the program reads the end of input */
     bool stream_counted;           /* in the process's streams */
     bool stamped;                  /* SO_TIMESTAMPNS was set */
-    bool passes_over;       /* refused before its end was there: the rest is not the program's */
-    bool refused_for_good;  /* the program reads the end of input */
-    bool stream_counted;    /* in the process's streams */
-    bool stamped;           /* SO_TIMESTAMPNS was set */
     bool middle; /* what was read before nobody saw: where a request begins is not known */
     bool spoken; /* in the middle: the program has answered something since */
     _Atomic bool
