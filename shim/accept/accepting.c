@@ -55,9 +55,7 @@ static struct accept_outcome attempt_with(struct admission *admission, bool clie
 {
     struct accept_outcome outcome = accept_without(ACCEPT_NOBODY);
     bool parked = waiting_room_occupied() && !admission->screening;
-    if (parked)
-        outcome = newcomers_admit_exempt(admission);
-    if (outcome.end != ACCEPT_NOBODY)
+    if (parked && (outcome = newcomers_admit_exempt(admission)).end != ACCEPT_NOBODY)
         return outcome;
     enum reservation room = reservation_make();
     admission->reserved = room == RESERVED;
@@ -65,7 +63,7 @@ static struct accept_outcome attempt_with(struct admission *admission, bool clie
         return client ? without_slot(admission, room) : outcome;
     if (parked)
         outcome = newcomers_admit_parked(admission);
-    if (outcome.end == ACCEPT_NOBODY && client)
+    if (client && outcome.end == ACCEPT_NOBODY)
         return newcomers_take(admission);
     newcomers_give_slot_back(admission);
     return outcome;
