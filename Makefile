@@ -139,7 +139,7 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 
 # --- tests ---
 
-UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies credit_shares sandbox locks libc \
+UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies credit_shares peer_table sandbox locks libc \
 	$(patsubst tests/unit/test_%.c,%,$(wildcard tests/unit/test_request_*.c)))
 UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
 	$(BUILD)/tests/test_messages $(BUILD)/tests/test_pointers $(BUILD)/tests/test_stress \

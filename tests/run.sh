@@ -129,7 +129,7 @@ stress() {
 
 units() {
     local failed=0
-    for test in limits limit_rows segment busy policies credit_shares sandbox locks libc \
+    for test in limits limit_rows segment busy policies credit_shares peer_table sandbox locks libc \
         $(basename -s .c -a tests/unit/test_request_*.c | sed s/test_//); do
         bounded "${TESTS:-$BUILD/tests}"/test_$test || failed=1
     done

@@ -325,7 +325,7 @@ static void view_listeners(const struct segment *segment, const struct kernel_so
     }
 }
 
-/* As peers_key packs it: IPv4-mapped, or the upper half of an IPv6 address. */
+/* As peer_table_key packs it: IPv4-mapped, or the upper half of an IPv6 address. */
 static void peer_text(const uint64_t key[2], char *out, size_t size)
 {
     uint8_t address[16] = {0};

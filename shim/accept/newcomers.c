@@ -277,7 +277,7 @@ struct newcomer {
 
 static enum fate judge(const struct admission *admission, struct newcomer *newcomer)
 {
-    newcomer->key = peers_key(&newcomer->from);
+    newcomer->key = peer_table_key(&newcomer->from);
     if (exemption_by_address(&newcomer->from))
         return FATE_EXEMPT;
     newcomer->client = ask_about(admission, newcomer->fd);

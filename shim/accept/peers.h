@@ -5,19 +5,14 @@
 #ifndef BACKPRESSURE_PEERS_H
 #define BACKPRESSURE_PEERS_H
 
+#include "policy/peer_table.h"
+
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/socket.h>
 
-/* One client address, as it is counted: IPv4 /32, IPv6 /64. Zero for AF_UNIX, which has none. */
-struct peer_key {
-    uint64_t word[2];
-};
 /* Who compares a count that says no with the kernel, when that is due: the entry's index, and
  * whether what frees places of all entries is due, too. Before a service is joined. */
 void peers_verify_by(void (*verify)(uint32_t peer, bool all));
-
-struct peer_key peers_key(const struct sockaddr_storage *address);
 
 /*
  * Reserves a place under peer-conns; `peer` gets what connections_commit wants. With `certain`, a

@@ -170,7 +170,7 @@ static bool park(int fd, const struct lingering *who, enum guest_kind kind)
     socklen_t length = sizeof from;
     struct guest guest = {.kind = kind, .since_ns = monotonic_ns()};
     kernel_call(SYS_getpeername, fd, &from, &length);
-    guest.key = peers_key(&from);
+    guest.key = peer_table_key(&from);
     bool ours = descriptor_kind(descriptor_at(fd)) == DESCRIPTOR_OWN;
     descriptor what = ours ? descriptor_take(fd) : 0;
     if (waiting_room_park(who->listener, fd, guest))

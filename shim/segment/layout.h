@@ -107,7 +107,7 @@ struct segment_conn {
 /*
  * One client address; a count of 0 makes the entry free for another. While its key is written the
  * place of the count has PEER_CLAIMED and the index of the process that writes; PEER_REVOKED when
- * another has moved on meanwhile: see peers.c.
+ * another has moved on meanwhile: see policy/peer_table.h.
  */
 struct segment_peer {
     _Atomic uint64_t key[2]; /* [owner], and the lease peers_lock */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A new address in the table of peers: shim/peers.c, a step for each access to shared memory. All
+ * A new address in the table of peers: shim/policy/peer_table.c, a step for each access to shared memory. All
  * want a place for the same address; the lock may be taken over from any of them at any moment.
  *
  * Held at the end: the address has one entry, which counts everybody who got a place; and no entry
