@@ -22,8 +22,12 @@
 #define RING_EVERY_NS (MILLISECOND / 2)
 
 static struct spinlock lock;
-static uint32_t first, last; /* slot + 1 */
+static _Atomic uint32_t first; /* slot + 1 */
+static uint32_t last;
 static _Atomic uint32_t length;
+static _Atomic uint64_t first_asked_ns;
+/* Whoever has the lock is to serve the line when it has given it back. */
+static _Atomic bool again;
 
 /*
  * A turn, as the segment shows it: the time of arrival in units of 4096 ns above bit 17, in bit 16
@@ -66,6 +70,15 @@ static void show_first(void)
     struct request *request = next_in_turn();
     atomic_store(&service.segment->turn[service.self], request ? turn_of(request) : 0);
     atomic_store_explicit(&service_self()->requests_waiting, line_length(), memory_order_relaxed);
+    request = at(first);
+    atomic_store_explicit(&first_asked_ns, request ? request->asked_ns : 0, memory_order_relaxed);
+}
+
+static void give_lock(void)
+{
+    spinlock_give(&lock);
+    if (atomic_load(&again))
+        line_serve();
 }
 
 static void insert(struct request *request)
@@ -109,7 +122,7 @@ void line_join(struct request *request, int fd, bool blocked)
         insert(request);
         show_first();
     }
-    spinlock_give(&lock);
+    give_lock();
 }
 
 void line_leave(struct request *request)
@@ -122,7 +135,7 @@ void line_leave(struct request *request)
         unlink_request(request);
         show_first();
     }
-    spinlock_give(&lock);
+    give_lock();
     if (left && was_first) /* the next one may be who a free place is waiting for */
         line_serve();
 }
@@ -322,17 +335,27 @@ static void tell(struct request *request)
         watches_release(request_flow(request));
 }
 
+/* Nobody waits for the lock: hundreds of threads may want the same just now. */
+static bool serve_next(struct request **who, enum served *served)
+{
+    atomic_store(&again, true);
+    if (!spinlock_try(&lock))
+        return false;
+    atomic_store(&again, false);
+    *served = first ? serve(who) : SERVED_NOBODY;
+    spinlock_give(&lock);
+    return true;
+}
+
 void line_serve(void)
 {
     int saved = errno;
     enum served served = SERVED_GRANTED;
+    struct request *request;
     if (line_length() && !in_flight_room())
         in_flight_full_for_certain();
-    while (served != SERVED_NOBODY && line_length()) {
-        spinlock_take(&lock);
-        struct request *request = NULL;
-        served = first ? serve(&request) : SERVED_NOBODY;
-        spinlock_give(&lock);
+    while (line_length() && (served != SERVED_NOBODY || atomic_load(&again)) &&
+           serve_next(&request, &served)) {
         if (served == SERVED_GRANTED)
             request_begins(request, monotonic_ns());
         if (served != SERVED_NOBODY)
@@ -352,11 +375,8 @@ int64_t line_next_look(void)
         return -1;
     uint64_t wait = in_flight_rate_wait(), target = delay_target(), now = monotonic_ns();
     int64_t next = wait && wait < (uint64_t)LONGEST_NS ? (int64_t)wait : LONGEST_NS;
-    spinlock_take(&lock);
-    const struct request *request = at(first);
-    uint64_t asked = request ? request->asked_ns : now;
-    spinlock_give(&lock);
-    if (target == LIMIT_OFF)
+    uint64_t asked = atomic_load_explicit(&first_asked_ns, memory_order_relaxed);
+    if (target == LIMIT_OFF || asked == 0)
         return next;
     uint64_t waited = now > asked ? now - asked : 0;
     int64_t late_in =
@@ -366,10 +386,7 @@ int64_t line_next_look(void)
 
 bool line_is_first(const struct request *request)
 {
-    spinlock_take(&lock);
-    bool is_first = at(first) == request;
-    spinlock_give(&lock);
-    return is_first;
+    return atomic_load_explicit(&first, memory_order_relaxed) == request_slot(request) + 1;
 }
 
 void line_forget_process(uint32_t process)
@@ -382,4 +399,5 @@ void line_after_fork_in_child(void)
     spinlock_reset(&lock);
     first = last = 0;
     atomic_store(&length, 0);
+    atomic_store(&again, false);
 }

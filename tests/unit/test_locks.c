@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The lease lock: who has it, who may take it over, and what the one does that lost it. Time is the
- * test's own, so that a slow machine changes nothing.
+ * test's own, so that a slow machine changes nothing. And the lock that blocks signals.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "../../shim/base/lease_lock.h"
+#include "../../shim/base/spinlock.h"
 
 #define MILLISECOND UINT64_C(1000000)
 #define START_NS (UINT64_C(1000) * 1000 * MILLISECOND)
@@ -180,6 +181,56 @@ static void one_of_many_takes_over(void **state)
     }
 }
 
+static struct spinlock plain;
+static unsigned counted; /* under it */
+
+static void *count_under_lock(void *number)
+{
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        if ((uintptr_t)number % 2 == 0 || !spinlock_try(&plain))
+            spinlock_take(&plain);
+        counted++;
+        spinlock_give(&plain);
+    }
+    return NULL;
+}
+
+static void nobody_is_lost_who_sleeps_for_the_lock(void **state)
+{
+    void *results[THREADS];
+    (void)state;
+    run_threads(count_under_lock, results);
+    assert_int_equal(counted, THREADS * ROUNDS);
+    assert_int_equal(atomic_load(&plain.taken), 0);
+}
+
+static volatile sig_atomic_t handled;
+
+static void handle(int signal)
+{
+    (void)signal;
+    spinlock_take(&plain);
+    handled++;
+    spinlock_give(&plain);
+}
+
+static void handler_waits_until_its_thread_gives_the_lock(void **state)
+{
+    (void)state;
+    signal(SIGUSR1, handle);
+    spinlock_take(&plain);
+    assert_false(spinlock_try(&plain));
+    raise(SIGUSR1);
+    assert_int_equal(handled, 0);
+    spinlock_give(&plain);
+    assert_int_equal(handled, 1);
+    assert_true(spinlock_try(&plain));
+    raise(SIGUSR1);
+    assert_int_equal(handled, 1);
+    spinlock_give(&plain);
+    assert_int_equal(handled, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +242,8 @@ int main(void)
         cmocka_unit_test_setup(judgement_of_an_older_word_is_void, begin),
         cmocka_unit_test_setup(threads_are_inside_one_at_a_time, begin),
         cmocka_unit_test_setup(one_of_many_takes_over, begin),
+        cmocka_unit_test(nobody_is_lost_who_sleeps_for_the_lock),
+        cmocka_unit_test(handler_waits_until_its_thread_gives_the_lock),
     };
     return cmocka_run_group_tests_name("locks", tests, NULL, NULL);
 }
