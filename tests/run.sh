@@ -89,14 +89,15 @@ build_with() {
 }
 
 semantics() {
-    bounded "${TESTS:-$BUILD/tests}"/test_semantics && under_shim conns=1 "${TESTS:-$BUILD/tests}"/test_semantics
+    bounded "${TESTS:-$BUILD/tests}"/test_semantics && under_shim conns=1 "${TESTS:-$BUILD/tests}"/test_semantics &&
+        under_shim "conns=1 idle=60s header-timeout=60s" "${TESTS:-$BUILD/tests}"/test_semantics
 }
 
 pointers() {
     local limits
     bounded "${TESTS:-$BUILD/tests}"/test_pointers || return 1
     for limits in conns=100 conns=1 "conns=auto buffer=1G connect-conns=10" \
-        "conns=100 buffer=1M conn-buffer=64K stall=60s send-rate=100M"; do
+        "conns=100 buffer=1M conn-buffer=64K stall=60s send-rate=100M" "conns=100 idle=60s header-timeout=60s"; do
         under_shim "$limits" "${TESTS:-$BUILD/tests}"/test_pointers || return 1
     done
 }
@@ -104,7 +105,8 @@ pointers() {
 output() {
     local limits
     bounded "${TESTS:-$BUILD/tests}"/test_output || return 1
-    for limits in conn-buffer=4K buffer=64K "buffer=1G stall=60s" "send-rate=1G conn-send-rate=1G"; do
+    for limits in conn-buffer=4K buffer=64K "buffer=1G stall=60s" "send-rate=1G conn-send-rate=1G" \
+        "conns=900 idle=60s header-timeout=60s"; do
         under_shim "$limits" "${TESTS:-$BUILD/tests}"/test_output || return 1
     done
 }
@@ -112,7 +114,7 @@ output() {
 messages() {
     local limits
     bounded "${TESTS:-$BUILD/tests}"/test_messages || return 1
-    for limits in conn-buffer=4K buffer=64K "buffer=256M stall=60s"; do
+    for limits in conn-buffer=4K buffer=64K "buffer=256M stall=60s" "conns=900 idle=60s header-timeout=60s"; do
         under_shim "$limits" "${TESTS:-$BUILD/tests}"/test_messages || return 1
     done
 }
