@@ -129,6 +129,13 @@ stress() {
         under_shim "conns=1000 when-full=reset" "${TESTS:-$BUILD/tests}"/test_stress
 }
 
+held() {
+    local limits
+    for limits in "" when-full=busy "buffer=1M stall=60s" "pause-reads=on queue-delay=60s"; do
+        under_shim "total-requests=1 $limits" "${TESTS:-$BUILD/tests}"/test_held || return 1
+    done
+}
+
 units() {
     local failed=0
     for test in limits limit_rows segment busy policies credit_shares peer_table sandbox locks libc \
@@ -159,6 +166,7 @@ step "builds follow what they are made with" tests/unit/test_build.sh
 step "units" units
 step "semantics of accept and of waiting" semantics
 step "semantics of reading and writing" output
+step "requests that wait for their turn" held
 step "what belongs together stays together" messages
 step "pointers to what is not there" pointers
 step "ways to accept and to close" build/tests/test_styles

@@ -39,13 +39,33 @@ static void keep_or_end(struct request *request, uint64_t now)
         requests_list(request);
 }
 
-void answers_end(struct request *request)
+static void end_unless_read(struct request *request, uint32_t readers)
 {
-    if (request_phase(request) != PHASE_ANSWERED)
+    if (request_phase(request) != PHASE_ANSWERED || atomic_load(&request->readers) > readers)
         return;
     uint64_t now = monotonic_ns();
     if (!unfinished(request, now))
         keep_or_end(request, now);
+}
+
+void answers_end(struct request *request)
+{
+    end_unless_read(request, 0);
+}
+
+void answers_end_reading(struct request *request)
+{
+    end_unless_read(request, 1);
+}
+
+bool answers_next(struct request *request)
+{
+    uint64_t now = monotonic_ns();
+    if (request_phase(request) != PHASE_ANSWERED || unfinished(request, now) ||
+        !request_moves(request, PHASE_ANSWERED, PHASE_GRANTED))
+        return false;
+    request_begins(request, now);
+    return true;
 }
 
 /* Whether it is to be looked at again. */

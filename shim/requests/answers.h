@@ -28,6 +28,14 @@ void answers_wrote(struct flow *flow, const struct iovec *vector, size_t skip, s
 /* The program asks for input of this connection: its request ends, if it was answered. */
 void answers_end(struct request *request);
 
+/*
+ * The same by a thread that is one of request->readers. While another one is, which was let in to
+ * read what came before, nothing ends: it may read what comes next, and that has this place then
+ * (answers_next: whether it has).
+ */
+void answers_end_reading(struct request *request);
+bool answers_next(struct request *request);
+
 /* A thread of the program waits for input: all that were answered end. */
 void answers_turn(void);
 

@@ -50,6 +50,7 @@ struct request {
     _Atomic uint64_t head_ns; /* since when a request's head is waited for: timeouts.h; or 0 */
     uint64_t since_ns; /* when the first one arrived of those that were refused in a row, or 0 */
     uint64_t asked_ns; /* when the request arrived, CLOCK_MONOTONIC */
+    _Atomic uint32_t readers; /* threads in a read of it that does not block */
     _Atomic uint64_t began_ns, answered_ns;
     _Atomic uint32_t reads; /* moves with each read: a write tells by it what it answered */
     uint32_t write_saw;     /* `reads` when the write under way began */

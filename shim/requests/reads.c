@@ -12,6 +12,7 @@
 #include "requests/line.h"
 #include "requests/look_ahead.h"
 #include "requests/places.h"
+#include "requests/receiving.h"
 #include "requests/refusals.h"
 #include "requests/timeouts.h"
 
@@ -22,7 +23,7 @@
 #include <sys/time.h>
 
 #define NEVER UINT64_MAX
-#define VECTOR_MOST 16
+#define READ_AGAIN (-2) /* what was read was refused */
 #define SLICE_MS 200
 #define LONGEST_SLEEP_NS (SLICE_MS * UINT64_C(1000000))
 
@@ -349,6 +350,8 @@ static bool took(int fd, struct request *request, const struct msghdr *message, 
             request_moves(request, PHASE_REST, PHASE_UNCOUNTED);
         return true;
     }
+    if (!blocking)
+        answers_next(request);
     request_moves(request, PHASE_KEPT, PHASE_GRANTED);
     if (request_phase(request) == PHASE_REST || !request->judged) {
         request->asked_ns = arrived_ns ? arrived_ns : request->asked_ns;
@@ -371,98 +374,84 @@ static bool took(int fd, struct request *request, const struct msghdr *message, 
 
 /* --- the read itself --- */
 
-/* The program did not ask for the time of arrival: it is taken out of the control data again. */
-static void hide_arrival(struct msghdr *message)
+static ssize_t read_blocking(int fd, struct request *request, struct msghdr *message, int flags)
 {
-    size_t length = libc_message_length(message->msg_controllen),
-           whole = CMSG_SPACE(sizeof(struct timespec));
-    struct cmsghdr *part = length >= whole ? CMSG_FIRSTHDR(message) : NULL;
-    if (!part || part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_TIMESTAMPNS)
-        return;
-    memmove(part, (char *)part + whole, length - whole);
-    message->msg_controllen = length - whole;
-}
-
-/* Not about the stream's bytes, or not asked of a connection whose requests count. */
-static ssize_t pass(int fd, const struct request *request, struct msghdr *message, int flags)
-{
-    ssize_t result = REAL(recvmsg)(fd, message, flags);
-    if (result >= 0 && request && request->stamped && message->msg_control)
-        hide_arrival(message);
-    return result;
-}
-
-/* The message, cut to `most` bytes, in `parts` of the caller's. */
-static struct msghdr cut(const struct msghdr *message, size_t most, struct iovec *parts)
-{
-    struct msghdr shorter = *message;
-    size_t count = libc_message_length(message->msg_iovlen), i = 0;
-    if (most == SIZE_MAX)
-        return shorter;
-    for (; i < count && i < VECTOR_MOST && most; i++) {
-        parts[i] = message->msg_iov[i];
-        parts[i].iov_len = parts[i].iov_len < most ? parts[i].iov_len : most;
-        most -= parts[i].iov_len;
+    answers_end(request);
+    for (;;) {
+        size_t most;
+        uint64_t arrived_ns;
+        enum admit admit = admit_blocking(fd, request, &most);
+        if (admit == ADMIT_END && request->refused_for_good)
+            return 0;
+        if (admit == ADMIT_WAIT)
+            return -1;
+        ssize_t result = receiving_most(fd, request, message, flags, most, &arrived_ns);
+        if (result <= 0)
+            request_cancels(request, PHASE_REST);
+        if (result <= 0 || flags & MSG_PEEK)
+            return result;
+        if ((size_t)result == most) /* what came behind it makes no other edge */
+            watches_report_again(request_flow(request));
+        if (took(fd, request, message, (size_t)result, arrived_ns, true))
+            return result;
     }
-    shorter.msg_iov = parts;
-    shorter.msg_iovlen = i;
-    return shorter;
 }
 
-static ssize_t receive(int fd, const struct request *request, struct msghdr *message, int flags,
-                       size_t most, uint64_t *arrived_ns)
+/* `nothing`: there was none that the program is to have. */
+static ssize_t read_let_in(int fd, struct request *request, struct msghdr *message, int flags,
+                           bool *nothing)
 {
-    union arrival_control control;
-    struct iovec parts[VECTOR_MOST];
-    struct msghdr shorter = cut(message, most, parts);
-    bool own = !message->msg_control && request->stamped;
-    *arrived_ns = 0;
-    if (own) {
-        shorter.msg_control = control.bytes;
-        shorter.msg_controllen = sizeof control.bytes;
+    size_t most;
+    uint64_t arrived_ns;
+    enum admit admit = admit_input(fd, request, false, &most);
+    if (admit == ADMIT_END && request->refused_for_good)
+        return 0;
+    if (admit == ADMIT_WAIT || admit == ADMIT_AGAIN) {
+        errno = EAGAIN;
+        return -1;
     }
-    ssize_t result = REAL(recvmsg)(fd, &shorter, flags);
-    if (result >= 0)
-        *arrived_ns = look_ahead_arrival(&shorter);
-    message->msg_flags = shorter.msg_flags & ~(own ? MSG_CTRUNC : 0);
-    message->msg_namelen = shorter.msg_namelen;
-    if (own)
+    ssize_t result = receiving_most(fd, request, message, flags, most, &arrived_ns);
+    *nothing = result <= 0;
+    if (result <= 0 || flags & MSG_PEEK)
         return result;
-    message->msg_controllen = shorter.msg_controllen;
-    if (result >= 0 && request->stamped && message->msg_control)
-        hide_arrival(message);
-    return result;
+    if ((size_t)result == most) /* what came behind it makes no other edge */
+        watches_report_again(request_flow(request));
+    return took(fd, request, message, (size_t)result, arrived_ns, false) ? result : READ_AGAIN;
+}
+
+/*
+ * Several threads may be told of the same input, where they wait in one set without EPOLLONESHOT.
+ * One that finds nothing, since another has read it and not noted so yet, must not give the place
+ * back; nor may that one's request end while this one may read the next.
+ */
+static ssize_t read_at_once(int fd, struct request *request, struct msghdr *message, int flags)
+{
+    for (;;) {
+        bool nothing = false;
+        atomic_fetch_add(&request->readers, 1);
+        answers_end_reading(request);
+        ssize_t result = read_let_in(fd, request, message, flags, &nothing);
+        int saved = errno;
+        bool alone = atomic_fetch_sub(&request->readers, 1) == 1;
+        if (nothing && alone)
+            request_cancels(request, PHASE_REST);
+        if (alone)
+            answers_end(request);
+        errno = saved;
+        if (result != READ_AGAIN)
+            return result;
+    }
 }
 
 ssize_t reads_message(int fd, struct flow *flow, struct msghdr *message, int flags)
 {
     struct request *request = request_of(flow);
     if (!request || request_phase(request) == PHASE_STREAM || flags & (MSG_OOB | MSG_ERRQUEUE))
-        return pass(fd, request, message, flags);
+        return receiving_unseen(fd, request, message, flags);
     bool blocking =
         !(flags & MSG_DONTWAIT) && atomic_load_explicit(&flow->blocks, memory_order_relaxed);
-    answers_end(request);
-    for (;;) {
-        size_t most;
-        uint64_t arrived_ns;
-        enum admit admit =
-            blocking ? admit_blocking(fd, request, &most) : admit_input(fd, request, false, &most);
-        if (admit == ADMIT_END && request->refused_for_good)
-            return 0;
-        if (!blocking && (admit == ADMIT_WAIT || admit == ADMIT_AGAIN))
-            errno = EAGAIN;
-        if (admit == ADMIT_WAIT || (!blocking && admit == ADMIT_AGAIN))
-            return -1;
-        ssize_t result = receive(fd, request, message, flags, most, &arrived_ns);
-        if (result <= 0)
-            request_cancels(request, PHASE_REST);
-        if (result <= 0 || flags & MSG_PEEK)
-            return result;
-        if ((size_t)result == most) /* what came behind it makes no other edge */
-            watches_report_again(flow);
-        if (took(fd, request, message, (size_t)result, arrived_ns, blocking))
-            return result;
-    }
+    return blocking ? read_blocking(fd, request, message, flags)
+                    : read_at_once(fd, request, message, flags);
 }
 
 void reads_unseen(struct flow *flow)

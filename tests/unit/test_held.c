@@ -307,6 +307,50 @@ static void another_behind_it(void **state)
     }
 }
 
+/* --- under when-full=busy --- */
+
+/* What comes back is whole, and says that the server is busy. */
+static void hear_busy(int fd)
+{
+    char bytes[1024] = "";
+    size_t length = 0, whole = sizeof bytes;
+    while (length < whole) {
+        ssize_t more = recv(fd, bytes + length, sizeof bytes - 1 - length, 0);
+        const char *end = strstr(bytes, "\r\n\r\n"), *size = strstr(bytes, "Content-Length: ");
+        assert_true(more > 0);
+        length += (size_t)more;
+        if (end && size)
+            whole = (size_t)(end + 4 - bytes) + strtoul(size + 16, NULL, 10);
+    }
+    assert_memory_equal(bytes, "HTTP/1.1 503 ", 13);
+    assert_int_equal(length, whole);
+}
+
+/* The program is not told of who was refused, and of what the same clients ask later it is. */
+static void refused_and_stays(void **state)
+{
+    const struct style *style = *state;
+    int ready[2 * CONNECTIONS], fd = first_of_all(style);
+    for (int round = 0; round < 3; round++) {
+        assert_int_equal(style->wait(A_MOMENT_MS, ready), 0);
+        for (int i = 0; i < CONNECTIONS - 1; i++) {
+            hear_busy(client[i]);
+            if (round < 2)
+                ask(client[i]);
+        }
+    }
+    answered(style, fd);
+    hear(client[CONNECTIONS - 1]);
+    for (int i = 0; i < CONNECTIONS; i++) {
+        ask(client[i]);
+        assert_int_equal(style->wait(PATIENCE_MS, ready), 1);
+        assert_int_equal(ready[0], server[i]);
+        assert_true(take(ready[0], style->flags));
+        answered(style, ready[0]);
+        hear(client[i]);
+    }
+}
+
 /* --- several threads, or processes --- */
 
 struct shared {
@@ -476,21 +520,29 @@ static void add(const char *what, CMUnitTestFunction test, const struct style *s
     count++;
 }
 
+static void add_held(const struct style *style)
+{
+    add("told of one at a time", told_of_one_at_a_time, style);
+    add("time and signals as ever", time_and_signals_as_ever, style);
+    add("broken is told of", broken_is_told_of, style);
+    add("another behind it", another_behind_it, style);
+    if (style->events && !(style->events & EPOLLOUT))
+        add("threads share a set", threads_share_a_set, style);
+    if (style->wait == by_poll)
+        add("a thread for each", a_thread_for_each, style);
+    add("processes take turns", processes_take_turns, style);
+}
+
 int main(void)
 {
-    if (!getenv("LD_PRELOAD"))
+    const char *limits = getenv("BACKPRESSURE");
+    if (!getenv("LD_PRELOAD") || !limits)
         return 0; /* nothing holds requests */
     for (size_t i = 0; i < sizeof styles / sizeof *styles; i++) {
-        const struct style *style = &styles[i];
-        add("told of one at a time", told_of_one_at_a_time, style);
-        add("time and signals as ever", time_and_signals_as_ever, style);
-        add("broken is told of", broken_is_told_of, style);
-        add("another behind it", another_behind_it, style);
-        if (style->events && !(style->events & EPOLLOUT))
-            add("threads share a set", threads_share_a_set, style);
-        if (style->wait == by_poll)
-            add("a thread for each", a_thread_for_each, style);
-        add("processes take turns", processes_take_turns, style);
+        if (strstr(limits, "when-full=busy"))
+            add("refused and stays", refused_and_stays, &styles[i]);
+        else
+            add_held(&styles[i]);
     }
     return _cmocka_run_group_tests("held", tests, count, NULL, NULL);
 }
