@@ -236,10 +236,9 @@ def answered_early(server):
             wait_until(lambda: service.totals()["requests"]["in_flight"] == 1, "a request that does not end")
             for at in range(1000, len(body), 29900):
                 client.send_pieces([body[at:at + 29900]])
-            for _ in range(3):
-                client.send(get("/kept"))
-                status, fields, _ = client.answer()
-                assert status == 503 and b"connection" not in fields, (status, fields)
+            client.send(get("/kept"))
+            status, fields, _ = client.answer()
+            assert status == 503 and b"connection" not in fields, (status, fields)
             first.send(b"5678" + get("/kept"))
             assert [first.answer()[0], first.answer()[2]] == [201, b"kept"]
             client.send(get("/kept"))
@@ -298,10 +297,16 @@ def gone(server):
 
 def curious(server):
     """What servers differ about is refused with its connection; curl goes on on the same one after a refusal."""
-    with Service(server, ["total-requests=1", "when-full=busy"]) as service, Client(service.port) as first:
+    with Service(server, ["total-requests=1", "when-full=busy"]) as service, Client(service.port) as first, \
+            Client(service.port) as second:
         put_and_got(first, "/kept", b"kept", put("/kept", b"kept"))
         first.send(put("/more", b"12345678")[:-4])
         wait_until(lambda: service.totals()["requests"]["in_flight"] == 1, "a request that does not end")
+        # Who was refused once waits the next time, while fewer do than are served: all others are refused.
+        second.send(get("/kept"))
+        assert second.answer()[0] == 503
+        second.send(get("/kept"))
+        wait_until(lambda: service.totals()["requests"]["waiting"] == 1, "a request that waits")
         smuggled = put("/kept", b"0\r\n\r\n" + get("/kept"), None, "Transfer-Encoding: chunked")
         with Client(service.port) as client:
             client.send(smuggled)
@@ -322,9 +327,10 @@ def curious(server):
         said = subprocess.run(["curl", "-sv", url, url, "-I", url], capture_output=True, text=True, check=True)
         assert said.stderr.count("HTTP/1.1 503") == 3 and said.stderr.count("Re-using existing connection") == 2, said
         told = subprocess.Popen(["curl", "-s", "--retry", "20", "--retry-max-time", "50", url], stdout=subprocess.PIPE)
-        wait_until(lambda: service.totals()["requests"]["shed_busy"] >= 7, "a refusal of its first try")
+        wait_until(lambda: service.totals()["requests"]["shed_busy"] >= 8, "a refusal of its first try")
         first.send(b"5678")
         assert first.answer()[0] == 201
+        assert second.answer()[2] == b"kept"
         assert told.communicate()[0].endswith(b"kept")
 
 
