@@ -149,7 +149,7 @@ SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/te
 	$(BUILD)/tests/test_duplex $(BUILD)/tests/test_depth $(BUILD)/tests/test_dialects
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
-TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
+TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/answerer $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
 	$(BUILD)/tests/figures \
 	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/keptloop $(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so \
 	$(BUILD)/tests/lacking.so \
@@ -176,6 +176,10 @@ $(SERVERS): $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o $(HARNESS)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -ljansson
 
 $(BUILD)/tests/acceptor $(BUILD)/tests/echo $(BUILD)/tests/sandboxed: $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -pthread
+
+$(BUILD)/tests/answerer: $(patsubst %,$(BUILD)/tests/servers/%.o,answerer answerer_http answerer_blocking answerer_events)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -pthread
 

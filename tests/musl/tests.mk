@@ -9,10 +9,11 @@ MUSL_FLAGS := -std=c11 -D_GNU_SOURCE -Ishim $(WARNINGS) -Wno-clobbered $(CFLAGS)
 MUSL_UNIT := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(UNIT))
 MUSL_UNDER_SHIM := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(filter-out %/test_scale,$(UNDER_SHIM)))
 MUSL_SERVERS := $(MUSL)/tests/acceptor $(MUSL)/tests/echo
+MUSL_ANSWERER := $(patsubst %,$(MUSL)/tests/servers/%.o,answerer answerer_http answerer_blocking answerer_events)
 MUSL_OBJECTS := $(filter-out $(BUILD)/shim/base/libc.o,$(UNIT_ROOMS)) $(MUSL)/libc.o
 
 .PHONY: musl-tests
-musl-tests: all $(MUSL_UNIT) $(MUSL_UNDER_SHIM) $(MUSL_SERVERS)
+musl-tests: all $(MUSL_UNIT) $(MUSL_UNDER_SHIM) $(MUSL_SERVERS) $(MUSL)/tests/answerer
 
 # Headers of the kernel, and of cmocka, which musl-gcc does not look for.
 $(MUSL)/include/cmocka.h: /usr/include/cmocka.h
@@ -52,6 +53,10 @@ $(MUSL_UNDER_SHIM): $(MUSL)/tests/%: $(MUSL)/tests/unit/%.o $(MUSL)/lib/libcmock
 	$(Q)$(MUSL_LINK)
 
 $(MUSL_SERVERS): $(MUSL)/tests/%: $(MUSL)/tests/servers/%.o
+	$(call say,LD)
+	$(Q)$(MUSL_CC) -o $@ $^
+
+$(MUSL)/tests/answerer: $(MUSL_ANSWERER)
 	$(call say,LD)
 	$(Q)$(MUSL_CC) -o $@ $^
 
