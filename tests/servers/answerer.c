@@ -60,6 +60,13 @@ void sleep_us(unsigned us)
     pthread_setcancelstate(before, NULL);
 }
 
+void work(const struct exchange *exchange)
+{
+    sleep_us(exchange->work_us);
+    while (!exchange_released(exchange))
+        sleep_us(1000);
+}
+
 void start_thread(pthread_t *thread, void *(*routine)(void *), void *argument)
 {
     pthread_attr_t attributes;
@@ -243,20 +250,10 @@ static void fork_child(unsigned ms)
         atomic_fetch_add(&shared->children, 1);
 }
 
-/* The peaks begin anew: what is inside now is not forgotten. */
-static void forget_peaks(void)
-{
-    atomic_store(&shared->peak, atomic_load(&shared->inside));
-    for (int i = 0; i < PROCESSES_MOST; i++)
-        atomic_store(&shared->process[i].peak, atomic_load(&shared->process[i].inside));
-}
-
 void act(const struct exchange *exchange)
 {
     if (strcmp(exchange->action, "fork") == 0)
         fork_child((unsigned)atoi(exchange->argument));
-    if (strcmp(exchange->action, "reset") == 0)
-        forget_peaks();
     for (size_t i = 0; i < sizeof actions / sizeof *actions; i++) {
         if (strcmp(actions[i].name, exchange->action) != 0)
             continue;
@@ -352,6 +349,19 @@ static void start_processes(void)
     supervise();
 }
 
+static void share(void)
+{
+    int fd = options.gate ? open(options.gate, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (options.gate && (fd < 0 || ftruncate(fd, sizeof *shared) < 0))
+        die(options.gate);
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
+                  MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0), fd, 0);
+    if (shared == MAP_FAILED)
+        die("mmap");
+    if (fd >= 0)
+        close(fd);
+}
+
 static void parse(const char *word)
 {
     const char *value = strchr(word, '=');
@@ -368,6 +378,8 @@ static void parse(const char *word)
     size_t length = (size_t)(value - word);
     if (strncmp(word, "reading", length) == 0)
         options.reading = value + 1;
+    if (strncmp(word, "gate", length) == 0)
+        options.gate = value + 1;
     if (strncmp(word, "family", length) == 0)
         options.family = value + 1;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
@@ -385,9 +397,7 @@ int main(int argc, char **argv)
         parse(argv[i]);
     signal(SIGPIPE, SIG_IGN);
     handle(SIGUSR1, on_signal, options.restarting ? SA_RESTART : 0);
-    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (shared == MAP_FAILED)
-        die("mmap");
+    share();
     for (size_t i = 0; i < sizeof styles / sizeof *styles; i++) {
         if (strcmp(styles[i].name, options.style) != 0)
             continue;

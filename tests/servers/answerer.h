@@ -3,9 +3,9 @@
  * A server of HTTP/1.1 over connections that stay, in any way a program can be written: answerer.c.
  *
  * What it is asked: /WORK/TAG[?ACTION=ARGUMENT], where WORK is how long the answer takes, in
- * microseconds. What begins with /healthz or /wait is not counted as inside: the first is answered
- * at once, the second is there for tests that exempt it. The answer is one line of names and
- * values.
+ * microseconds; or /until/N/TAG, which is answered when the test has put N, or more, into
+ * `released`. What begins with /healthz is not counted as inside. The answer is one line of names
+ * and values.
  */
 #ifndef TESTS_ANSWERER_H
 #define TESTS_ANSWERER_H
@@ -22,9 +22,9 @@
 #define INPUT_MOST (1 << 17)
 #define TAG_MOST 64
 
-/* Of all processes. */
+/* Of all processes, and of the test: it is a file, whose first words answering.py knows. */
 struct shared {
-    _Atomic int inside, peak, began, interrupted, timed_out, cancelled, handled, children;
+    _Atomic int released, inside, peak, began, interrupted, timed_out, cancelled, handled, children;
     struct {
         _Atomic int inside, peak, pid;
     } process[PROCESSES_MOST];
@@ -35,7 +35,7 @@ extern int self; /* this process's place in it */
 
 struct options {
     int port, processes, threads, timeout_ms;
-    const char *style, *reading, *family;
+    const char *style, *reading, *family, *gate;
     bool eager;      /* reads while it works, too */
     bool restarting; /* its handler of SIGUSR1 has SA_RESTART */
 };
@@ -53,6 +53,7 @@ struct exchange {
     uint64_t left;
     bool chunked, expects, closes, counted;
     unsigned work_us;
+    int until; /* `released` is to come to it */
     char tag[TAG_MOST], action[TAG_MOST], argument[TAG_MOST];
     uint64_t hash, body;
     int nth; /* in the order in which they began */
@@ -61,6 +62,9 @@ struct exchange {
 /* Takes what was read; whether a request is whole. False with `expects`: the client wants to be
  * told that it may go on. */
 bool exchange_take(struct exchange *exchange);
+
+/* Whether what it waits for besides a time has come. */
+bool exchange_released(const struct exchange *exchange);
 
 /* From here on the program has the request. */
 void exchange_begins(struct exchange *exchange);
@@ -88,6 +92,9 @@ extern struct conn *_Atomic conns[CONNS_MOST];
 
 uint64_t now_ns(void);
 void sleep_us(unsigned us);
+
+/* Sleeps through the work of a request. */
+void work(const struct exchange *exchange);
 __attribute__((noreturn)) void die(const char *what);
 
 /* One read by the call that was chosen. */

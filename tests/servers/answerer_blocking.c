@@ -27,7 +27,7 @@ static void answer(struct conn *conn)
     struct exchange *exchange = conn->exchange;
     char tag[TAG_MOST];
     exchange_begins(exchange);
-    sleep_us(exchange->work_us);
+    work(exchange);
     act(exchange);
     memcpy(tag, exchange->tag, sizeof tag);
     conn->out_length = exchange_answers(exchange, conn->out, sizeof conn->out);

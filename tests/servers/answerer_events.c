@@ -97,6 +97,11 @@ static void let_go_on(struct conn *conn)
 
 static void hand_out(struct conn *conn);
 
+static bool done(const struct conn *conn)
+{
+    return conn->working && now_ns() >= conn->due_ns && exchange_released(conn->exchange);
+}
+
 /* Goes on with it as far as that is possible now. False when it is over. */
 static bool go_on(struct conn *conn)
 {
@@ -113,7 +118,7 @@ static bool go_on(struct conn *conn)
             if (conn->out_length)
                 continue;
         }
-        if (conn->working && !loop->hands_out && now_ns() >= conn->due_ns) {
+        if (!loop->hands_out && done(conn)) {
             answer(conn);
             continue;
         }
@@ -166,14 +171,15 @@ static int till_next_ms(void)
             least = conns[fd]->due_ns;
     if (least == UINT64_MAX)
         return -1;
+    if (least <= now) /* it waits to be released */
+        return 1;
     return least > now ? (int)((least - now + 999999) / 1000000) : 0;
 }
 
-static void work(void)
+static void work_on(void)
 {
-    uint64_t now = now_ns();
     for (int fd = 0; fd < CONNS_MOST && !loop->hands_out; fd++)
-        if (conns[fd] && conns[fd]->open && conns[fd]->working && now >= conns[fd]->due_ns)
+        if (conns[fd] && conns[fd]->open && done(conns[fd]))
             handle(conns[fd], false);
 }
 
@@ -182,7 +188,7 @@ static void run(const struct loop *how)
     loop = how;
     for (;;) {
         loop->wait(till_next_ms());
-        work();
+        work_on();
     }
 }
 
@@ -330,7 +336,7 @@ static void serve_shot(struct conn *conn)
     conn->readable = true;
     bool goes_on = conn->open;
     while (goes_on && (goes_on = go_on(conn)) && conn->working)
-        sleep_us(conn->exchange->work_us);
+        work(conn->exchange);
     if (goes_on)
         arm(conn->fd, EPOLLIN | (conn->out_length ? EPOLLOUT : 0U));
     else if (conn->open)
@@ -388,10 +394,7 @@ static void *work_off(void *argument)
             pthread_cond_wait(&queue_filled, &queue_lock);
         struct conn *conn = conns[queue[queue_first++ % CONNS_MOST]];
         pthread_mutex_unlock(&queue_lock);
-        pthread_mutex_lock(&conn->lock);
-        unsigned us = conn->exchange->work_us;
-        pthread_mutex_unlock(&conn->lock);
-        sleep_us(us);
+        work(conn->exchange); /* which the loop leaves alone meanwhile, but for its input */
         pthread_mutex_lock(&conn->lock);
         answer(conn);
         if (!go_on(conn))

@@ -33,12 +33,19 @@ static void take_target(struct exchange *exchange)
 {
     char target[3 * TAG_MOST] = "";
     exchange->work_us = 0;
+    exchange->until = 0;
     exchange->tag[0] = exchange->action[0] = exchange->argument[0] = '\0';
     sscanf(exchange->input, "%*s %180s", target);
-    exchange->counted = strncmp(target, "/healthz", 8) != 0 && strncmp(target, "/wait", 5) != 0;
-    const char *rest = strncmp(target, "/wait", 5) == 0 ? target + 5 : target;
-    sscanf(rest, "/%u/%63[^?]?%63[^=]=%63s", &exchange->work_us, exchange->tag, exchange->action,
+    exchange->counted = strncmp(target, "/healthz", 8) != 0;
+    bool until = strncmp(target, "/until/", 7) == 0;
+    unsigned number = 0;
+    sscanf(until               ? target + 6
+           : exchange->counted ? target
+                               : target + 8,
+           "/%u/%63[^?]?%63[^=]=%63s", &number, exchange->tag, exchange->action,
            exchange->argument);
+    exchange->work_us = until ? 0 : number;
+    exchange->until = until ? (int)number : 0;
 }
 
 static bool take_head(struct exchange *exchange)
@@ -116,6 +123,11 @@ static void raise_peak(_Atomic int *peak, int inside)
     int before = atomic_load(peak);
     while (before < inside && !atomic_compare_exchange_weak(peak, &before, inside))
         ;
+}
+
+bool exchange_released(const struct exchange *exchange)
+{
+    return atomic_load(&shared->released) >= exchange->until;
 }
 
 void exchange_begins(struct exchange *exchange)

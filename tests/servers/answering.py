@@ -2,11 +2,14 @@
 """A server of answerer.c under limits, and clients that keep their connections to it."""
 import contextlib
 import json
+import mmap
 import os
 import re
 import select
 import socket
+import struct
 import subprocess
+import tempfile
 import time
 
 import harness
@@ -31,9 +34,9 @@ def hash_of(body):
     return f"{value:x}"
 
 
-def request(work_ms=0, tag="-", action="", body=None, chunked=False, fields="", path=""):
-    """One of the client's. `action` is NAME=ARGUMENT."""
-    target = f"{path}/{int(work_ms * 1000)}/{tag}" + (f"?{action}" if action else "")
+def request(work_ms=0, tag="-", action="", body=None, chunked=False, fields="", path="", until=0):
+    """One of the client's. `action` is NAME=ARGUMENT; `until`: answered when the test releases so many."""
+    target = (f"/until/{until}/{tag}" if until else f"{path}/{int(work_ms * 1000)}/{tag}") + (f"?{action}" if action else "")
     method = "GET" if body is None else "POST"
     if chunked:
         pieces = [body[at:at + 1000] for at in range(0, len(body), 1000)]
@@ -42,6 +45,9 @@ def request(work_ms=0, tag="-", action="", body=None, chunked=False, fields="", 
     elif body is not None:
         fields += f"Content-Length: {len(body)}\r\n"
     return f"{method} {target} HTTP/1.1\r\nHost: here\r\n{fields}\r\n".encode() + (body or b"")
+
+
+SHARED = "released inside peak began interrupted timed_out cancelled handled children".split()  # struct shared
 
 
 class Answer:
@@ -123,14 +129,17 @@ class Answerer:
         self.style, self.limits, self.bare = style.split() + list(words), limits, bare
         self.unix = "family=unix" in self.style
         self.name = f"requests-{os.getpid()}-{os.urandom(3).hex()}"
-        self.clients, self.stack = [], contextlib.ExitStack()
+        self.clients = []
+        self.gate = tempfile.NamedTemporaryFile(prefix="backpressure-answerer-")
 
     def __enter__(self):
         self.port = harness.free_port()
         self.address = f"\0answerer-{self.port}" if self.unix else ("127.0.0.1", self.port)
         shim = [] if self.bare else [BPCTL, "run", "--name", self.name, *self.limits, "--"]
-        self.process = subprocess.Popen([*shim, ANSWERER, str(self.port), *self.style], start_new_session=True)
+        self.process = subprocess.Popen([*shim, ANSWERER, str(self.port), *self.style, f"gate={self.gate.name}"],
+                                        start_new_session=True)
         harness.wait_until(self.up, "the server", PATIENCE)
+        self.shared = mmap.mmap(self.gate.fileno(), 4 * len(SHARED))
         return self
 
     def up(self):
@@ -152,7 +161,7 @@ class Answerer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
         self.process.wait()
-        self.stack.close()
+        self.gate.close()
         bpctl("ls")
 
     def workers(self):
@@ -203,9 +212,15 @@ class Answerer:
         self.pump(lambda: all(len(client.answers) >= count for client in clients),
                   lambda: f"answers {[len(client.answers) for client in clients]} of {count}, {self.show() if not self.bare else ''}", patience)
 
-    def forget_peaks(self):
-        client = Client(self)
-        client.ask(0, "forget", "reset=0")
-        self.answered([client])
-        client.close()
-        return client.answers[0]
+    def counted(self, what):
+        """By the program itself."""
+        return struct.unpack_from("i", self.shared, 4 * SHARED.index(what))[0]
+
+    def write(self, what, number):
+        struct.pack_into("i", self.shared, 4 * SHARED.index(what), number)
+
+    def release(self, number):
+        self.write("released", number)
+
+    def forget_peak(self):
+        self.write("peak", self.counted("inside"))
