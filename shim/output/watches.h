@@ -51,6 +51,8 @@ struct input_gate {
     void (*broken)(struct flow *flow);
     /* A wait of this thread begins or goes round. */
     void (*turn_begins)(void);
+    /* Behind that the thread sleeps in the kernel, and is back. */
+    void (*sleeps)(bool begins);
     /* The longest that the next sleep of this thread may last, in nanoseconds; -1: as it likes. */
     int64_t (*next_look_ns)(void);
     /* A descriptor of the shim's that becomes readable when some thread of this process is to look

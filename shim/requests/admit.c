@@ -156,12 +156,27 @@ static enum admit behind(int fd, struct request *request)
     return ADMIT_GO;
 }
 
+#define TRIES_MOST 8
+
+/* Where requests begin was not known, since nobody saw what came before. What follows an answer,
+ * and is a whole request of a protocol that is recognised, tells. */
+static bool finds_its_way(int fd, struct request *request)
+{
+    struct ahead ahead;
+    if (!request->spoken || request->tries == TRIES_MOST)
+        return false;
+    request->tries++;
+    look_ahead(fd, request, &ahead);
+    request->middle = ahead.ends_at == 0;
+    return !request->middle;
+}
+
 enum admit admit_input(int fd, struct request *request, bool blocked, size_t *most)
 {
     *most = UNBOUNDED;
     if (request->refused_for_good)
         return ADMIT_END;
-    if (request->middle)
+    if (request->was_reset || (request->middle && !finds_its_way(fd, request)))
         return ADMIT_GO;
     switch (request_phase(request)) {
     case PHASE_REST:

@@ -96,6 +96,13 @@ void answers_turn(void)
     }
 }
 
+static _Atomic int sleeping;
+
+void answers_sleeps(bool begins)
+{
+    atomic_fetch_add_explicit(&sleeping, begins ? 1 : -1, memory_order_relaxed);
+}
+
 int64_t answers_next_look(void)
 {
     return requests_anybody_listed() ? (int64_t)LOOK_NS : -1;
@@ -144,6 +151,17 @@ static void begun(struct request *request)
         line_serve();
 }
 
+/* More of an answer went out, or all of it. A thread that sleeps in a wait does not look again for
+ * this; and nobody may ever, where each connection has a thread, and this one only writes. */
+static void went_on(struct request *request, bool first)
+{
+    if (request_phase(request) != PHASE_ANSWERED)
+        return;
+    if (atomic_load_explicit(&sleeping, memory_order_relaxed) > 0 ||
+        (!first && monotonic_ns() - atomic_load(&request->answered_ns) >= STREAMS_NS))
+        answers_end(request);
+}
+
 void answers_wrote(struct flow *flow, const struct iovec *vector, size_t skip, size_t bytes,
                    size_t rest)
 {
@@ -151,6 +169,7 @@ void answers_wrote(struct flow *flow, const struct iovec *vector, size_t skip, s
     if (!request || request_phase(request) == PHASE_STREAM)
         return;
     int saved = errno;
+    bool first = request_phase(request) != PHASE_ANSWERED;
     atomic_store_explicit(&request->pending, rest > 0, memory_order_relaxed);
     request->spoken |= bytes > 0;
     if (bytes && !request->middle) {
@@ -163,6 +182,7 @@ void answers_wrote(struct flow *flow, const struct iovec *vector, size_t skip, s
             begun(request);
             request_moves(request, PHASE_UNCOUNTED, PHASE_REST);
         }
+        went_on(request, first);
     }
     errno = saved;
 }

@@ -39,6 +39,9 @@ bool answers_next(struct request *request);
 /* A thread of the program waits for input: all that were answered end. */
 void answers_turn(void);
 
+/* It sleeps, and no more. What another thread answers meanwhile ends with its answer. */
+void answers_sleeps(bool begins);
+
 /* Nanoseconds until answers_turn has something to do; -1: nothing. */
 int64_t answers_next_look(void);
 

@@ -64,10 +64,12 @@ struct request {
     bool pipelines;         /* several requests came in one piece: looked at before each read */
     bool passes_over;       /* refused before its end was there: the rest is not the program's */
     _Atomic bool refused_for_good; /* the program reads the end of input */
+    bool was_reset;                /* by us: the program reads that */
     bool stream_counted;           /* in the process's streams */
     bool stamped;                  /* SO_TIMESTAMPNS was set */
-    bool middle; /* what was read before nobody saw: where a request begins is not known */
-    bool spoken; /* in the middle: the program has answered something since */
+    bool middle;   /* what was read before nobody saw: where a request begins is not known */
+    bool spoken;   /* in the middle: the program has answered something since */
+    uint8_t tries; /* in the middle: how often it was looked for where a request begins */
     _Atomic bool
         served; /* in line, blocked: its thread has not noticed yet that it is not any more */
     _Atomic bool pending; /* the last write fell short */

@@ -40,6 +40,11 @@ static void turn_begins(void)
     line_serve();
 }
 
+static void sleeps(bool begins)
+{
+    answers_sleeps(begins);
+}
+
 static void heard(void)
 {
     wakes_heard();
@@ -65,6 +70,7 @@ const struct input_gate requests_gate = {
     .asks = asks,
     .broken = broken,
     .turn_begins = turn_begins,
+    .sleeps = sleeps,
     .next_look_ns = next_look_ns,
     .wake_fd = wake_fd,
     .heard = heard,

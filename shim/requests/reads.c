@@ -76,16 +76,18 @@ static struct input show_all(struct request *request, const struct msghdr *messa
 
 /* Where requests begin was not known, since nobody saw what came before. What follows an answer,
  * and is whole requests of a protocol that is recognised, tells. */
-static void find_middle(struct request *request, const struct msghdr *message, size_t length)
+static bool finds_its_way(struct request *request, const struct msghdr *message, size_t length,
+                          struct input *input)
 {
     struct request tried = {.phase = PHASE_REST};
     if (!request->spoken)
-        return;
-    struct input input = show_all(&tried, message, length);
-    if (input.leaves || input.begun == 0 || !request_between(&tried.stream))
-        return;
+        return false;
+    *input = show_all(&tried, message, length);
+    if (input->leaves || input->begun == 0 || !request_between(&tried.stream))
+        return false;
     request->stream = tried.stream;
     request->middle = false;
+    return true;
 }
 
 /* --- waiting in a read that blocks --- */
@@ -206,7 +208,14 @@ static enum admit wait_for_input(int fd, struct request *request, struct patienc
 {
     for (;;) {
         enum request_phase phase = request_phase(request);
-        int slice = phase == PHASE_REST && !request->middle ? look_again_ms(request) : -1;
+        /* It was held in a wait for readiness, or a handler left the read that waited. */
+        if (phase == PHASE_WAITING && service_active()) {
+            if (!wait_for_turn(request, patience, false))
+                return ADMIT_WAIT;
+            continue;
+        }
+        bool rests = phase == PHASE_REST && !request->middle && !request->was_reset;
+        int slice = rests ? look_again_ms(request) : -1;
         timeouts_attend();
         if (slice < 0 || request->refused_for_good)
             return request->refused_for_good ? ADMIT_END : ADMIT_GO;
@@ -235,7 +244,8 @@ static enum admit admit_blocking(int fd, struct request *request, size_t *most)
     *most = SIZE_MAX;
     if (request->refused_for_good)
         return ADMIT_END;
-    if (request_phase(request) != PHASE_REST || look_again_ms(request) < 0)
+    if (request_phase(request) != PHASE_WAITING &&
+        (request_phase(request) != PHASE_REST || look_again_ms(request) < 0))
         return ADMIT_GO;
     begin_waiting(&patience, fd);
     enum admit admit = wait_for_input(fd, request, &patience, most);
@@ -267,9 +277,10 @@ static bool refusable_in_hand(const struct request *request, const struct input 
 static bool refused_in_hand(int fd, struct request *request, const struct input *input,
                             enum refusal_reason reason)
 {
+    enum when_full how = (enum when_full)segment_limit(service.segment, LIMIT_WHEN_FULL);
     if (!refusable_in_hand(request, input))
         return false;
-    if (refuse_in_hand(fd, request, reason) == REFUSAL_NOT)
+    if (refuse_in_hand(fd, request, how, reason) == REFUSAL_NOT)
         return false;
     request_cancels(request, PHASE_REST);
     return true;
@@ -331,12 +342,13 @@ static bool took(int fd, struct request *request, const struct msghdr *message, 
 {
     uint64_t now = monotonic_ns();
     atomic_fetch_add_explicit(&request->reads, 1, memory_order_relaxed);
-    if (request->middle) {
-        find_middle(request, message, length);
+    struct input input;
+    if (!request->middle) {
+        input = show_all(request, message, length);
+    } else if (!finds_its_way(request, message, length, &input)) {
         request_cancels(request, PHASE_REST);
         return true;
     }
-    struct input input = show_all(request, message, length);
     if (input.leaves) {
         request_becomes_stream(request);
         return true;
@@ -345,6 +357,9 @@ static bool took(int fd, struct request *request, const struct msghdr *message, 
     if (input.begun + input.uncounted > 1)
         request->pipelines = true;
     if (input.begun == 0) {
+        if (input.uncounted && request_phase(request) != PHASE_UNCOUNTED &&
+            request->stream.flags & REQUEST_EXEMPT)
+            service_count(COUNTER_REQUESTS_EXEMPT, 1);
         request_cancels(request, input.uncounted ? PHASE_UNCOUNTED : PHASE_REST);
         if (input.uncounted)
             request_moves(request, PHASE_REST, PHASE_UNCOUNTED);

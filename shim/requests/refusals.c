@@ -30,14 +30,17 @@ static void count(int fd, struct request *request, enum when_full how, enum refu
 }
 
 /* connect(2) to AF_UNSPEC dissolves a TCP connection with a RST (tcp_disconnect): the program,
- * whose descriptor it stays, then reads ECONNRESET. AF_UNIX has no reset; both sides see the end.
- */
-static enum refusal reset(int fd, const struct request *request)
+ * whose descriptor it stays, then reads ECONNRESET, once: nobody else may ask for it. AF_UNIX has
+ * no reset; both sides see the end, though the request is still there to be read. */
+static enum refusal reset(int fd, struct request *request)
 {
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (request_flow(request)->family == AF_UNIX ||
-        kernel_call(SYS_connect, fd, &nobody, sizeof nobody) < 0)
+    request->was_reset = request_flow(request)->family != AF_UNIX &&
+                         kernel_call(SYS_connect, fd, &nobody, sizeof nobody) == 0;
+    if (!request->was_reset) {
+        request->refused_for_good = true;
         kernel_call(SYS_shutdown, fd, SHUT_RDWR);
+    }
     return REFUSAL_CLOSES;
 }
 
@@ -191,15 +194,18 @@ enum refusal refuse_ahead(int fd, struct request *request, struct ahead *ahead, 
     return refusal;
 }
 
-enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason reason)
+enum refusal refuse_in_hand(int fd, struct request *request, enum when_full how,
+                            enum refusal_reason reason)
 {
     int saved = errno;
     bool closes = request->stream.flags & REQUEST_CLOSES;
-    enum refusal refusal = say_refusal(fd, request, &request->stream, closes);
+    enum refusal refusal = how == WHEN_FULL_RESET
+                               ? reset(fd, request)
+                               : say_refusal(fd, request, &request->stream, closes);
     if (refusal == REFUSAL_GIVEN)
         request_refused(&request->stream);
     if (refusal != REFUSAL_NOT)
-        count(fd, request, WHEN_FULL_BUSY, reason);
+        count(fd, request, how, reason);
     errno = saved;
     return refusal;
 }

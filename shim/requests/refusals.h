@@ -28,7 +28,8 @@ enum refusal refuse_ahead(int fd, struct request *request, struct ahead *ahead, 
 bool refusals_pass_over(int fd, struct request *request);
 
 /* Refuses a whole request that was read already, of which the program knows nothing yet. */
-enum refusal refuse_in_hand(int fd, struct request *request, enum refusal_reason reason);
+enum refusal refuse_in_hand(int fd, struct request *request, enum when_full how,
+                            enum refusal_reason reason);
 
 /* The program closes a connection whose request is in line, since it has heard nothing of the
  * client for long: the client is told, which would otherwise see a reset. Before the close; errno

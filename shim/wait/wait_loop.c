@@ -132,6 +132,9 @@ static int64_t next_sleep(struct wait *wait, const struct input_gate *gate, int6
 
 static void leave(struct wait *wait)
 {
+    if (wait->sleeping)
+        watches_gate_there->sleeps(false);
+    wait->sleeping = false;
     leave_wake_fd(wait);
     if (wait->operations->leave)
         wait->operations->leave(wait);
@@ -171,6 +174,9 @@ static int go_round(struct wait *wait)
         int64_t left = slices_left(&wait->slices);
         wait->sleep_ns = next_sleep(wait, gate, left);
         wait->opened = signals_opened(&wait->slices.held, wait->signals);
+        wait->sleeping = gate != NULL;
+        if (gate)
+            gate->sleeps(true);
         int reported = ask(wait);
         leave(wait);
         int ready = reported < 0 ? reported : wait->operations->settle(wait, reported);
@@ -184,6 +190,7 @@ static int go_round(struct wait *wait)
 int wait_loop_run(struct wait *wait)
 {
     wait->wake_fd = wait->waker = -1;
+    wait->sleeping = false;
     int ready = go_round(wait);
     end(wait);
     return ready;

@@ -46,7 +46,8 @@ struct wait {
     /* for ask: */
     int64_t sleep_ns; /* -1: for ever */
     const sigset_t *opened;
-    int wake_fd; /* the process's, when this thread is who waits for it; else -1 */
+    int wake_fd;   /* the process's, when this thread is who waits for it; else -1 */
+    bool sleeping; /* the gate was told so */
     /* set by ask: */
     bool cut_short; /* it came back before its time, though nothing is ready */
 };
