@@ -48,7 +48,7 @@ struct input_gate {
     void (*asks)(struct flow *flow);
     /* The kernel reports an error or a hang-up of it: the program is told, and reads what there is
      * now. */
-    void (*broken)(struct flow *flow);
+    void (*broken)(int fd, struct flow *flow);
     /* A wait of this thread begins or goes round. */
     void (*turn_begins)(void);
     /* Behind that the thread sleeps in the kernel, and is back. */

@@ -196,14 +196,29 @@ enum admit admit_input(int fd, struct request *request, bool blocked, size_t *mo
     return look(fd, request, blocked, most);
 }
 
-void admit_broken(struct request *request)
+/* Of AF_UNIX a hang-up says no more than that the client has closed: it may not wait for an answer.
+ * A reset says that it wants none. */
+static bool begins_broken(struct request *request, bool waited)
 {
+    if (request_flow(request)->family == AF_UNIX)
+        return request_takes(request, true);
+    return !waited && !line_stands() && request_takes(request, false);
+}
+
+void admit_broken(int fd, struct request *request)
+{
+    bool waited = request_phase(request) == PHASE_WAITING;
     line_leave(request);
     request->pipelines = false; /* nothing is held back behind an unanswered one any more */
     watches_release(request_flow(request));
-    if (request->middle || request_phase(request) != PHASE_REST || !request_takes(request, true))
+    if (request->middle || request->was_reset || request_phase(request) != PHASE_REST)
         return;
-    if (request_moves(request, PHASE_REST, PHASE_GRANTED))
+    size_t unread = look_ahead_unread(fd);
+    if (unread == 0) /* the program finds the end, or the error */
+        return;
+    if (!begins_broken(request, waited))
+        refuse_broken(fd, request, unread);
+    else if (request_moves(request, PHASE_REST, PHASE_GRANTED))
         request_begins(request, monotonic_ns());
     else
         in_flight_give(request_slot(request));

@@ -29,8 +29,9 @@ bool admit_carefully(const struct request *request);
  */
 enum admit admit_input(int fd, struct request *request, bool blocked, size_t *most);
 
-/* The kernel reports an error or a hang-up: what there is the program reads now, above the
- * ceilings, since it would be told again and again. errno is kept. */
-void admit_broken(struct request *request);
+/* The kernel reports an error or a hang-up, which is never withheld: a request that waits in the
+ * connection does so no longer. It begins where it may, or is dropped where its client is gone.
+ * errno is kept. */
+void admit_broken(int fd, struct request *request);
 
 #endif

@@ -27,11 +27,11 @@ static void asks(struct flow *flow)
         answers_end(request);
 }
 
-static void broken(struct flow *flow)
+static void broken(int fd, struct flow *flow)
 {
     struct request *request = request_of(flow);
     if (request)
-        admit_broken(request);
+        admit_broken(fd, request);
 }
 
 static void turn_begins(void)

@@ -6,7 +6,9 @@
 #include "base/tcp_state.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 
 void look_ahead_stamp(int fd, struct request *request)
@@ -108,4 +110,12 @@ void look_ahead_further(int fd, struct ahead *ahead)
         ahead->there += more;
     }
     errno = saved;
+}
+
+size_t look_ahead_unread(int fd)
+{
+    int unread = 0, saved = errno;
+    kernel_call(SYS_ioctl, fd, SIOCINQ, &unread);
+    errno = saved;
+    return unread > 0 ? (size_t)unread : 0;
 }

@@ -36,6 +36,9 @@ void look_ahead(int fd, const struct request *request, struct ahead *ahead);
  * LOOK_AHEAD_MAX bytes; errno is kept. */
 void look_ahead_further(int fd, struct ahead *ahead);
 
+/* How many bytes wait: SIOCINQ, tcp(7), unix(7). errno is kept. */
+size_t look_ahead_unread(int fd);
+
 /* Room for the control message in which recvmsg(2) says when what it read arrived. */
 union arrival_control {
     char bytes[CMSG_SPACE(sizeof(struct timespec))];

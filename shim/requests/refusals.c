@@ -219,3 +219,12 @@ void refuse_at_close(int fd, struct request *request)
         count(fd, request, WHEN_FULL_BUSY, REFUSED_FULL);
     errno = saved;
 }
+
+void refuse_broken(int fd, struct request *request, size_t unread)
+{
+    int saved = errno;
+    drop(fd, unread);
+    request->was_reset = true;
+    count(fd, WHEN_FULL_BUSY, REFUSED_LATE);
+    errno = saved;
+}

@@ -31,6 +31,10 @@ bool refusals_pass_over(int fd, struct request *request);
 enum refusal refuse_in_hand(int fd, struct request *request, enum when_full how,
                             enum refusal_reason reason);
 
+/* The client of what waits, so many bytes, is gone, and nobody begins it: the program reads the
+ * error that there is behind it. */
+void refuse_broken(int fd, struct request *request, size_t unread);
+
 /* The program closes a connection whose request is in line, since it has heard nothing of the
  * client for long: the client is told, which would otherwise see a reset. Before the close; errno
  * is kept. */

@@ -44,7 +44,7 @@ static bool keep(struct flow *flow, struct epoll_event *event, const struct inpu
     bool paused = pausing_judges(flow, event), remains = true;
     if (event->events & WATCHES_BROKEN) {
         if (gate)
-            gate->broken(flow);
+            gate->broken(atomic_load(&flow->fd), flow);
         return true;
     }
     if (reads && watches_withheld(flow))

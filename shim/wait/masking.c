@@ -53,7 +53,7 @@ short masking_admits(int fd, short events)
     const struct input_gate *gate = watches_gate_in_force();
     struct flow *flow = gate ? flow_of(fd) : NULL;
     if (flow && events & (POLLERR | POLLHUP))
-        gate->broken(flow);
+        gate->broken(fd, flow);
     else if (flow && events & READABLE && !gate->admits(fd, flow))
         return events & ~(READABLE | POLLRDHUP);
     return events;

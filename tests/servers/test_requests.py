@@ -107,7 +107,7 @@ def keeps_its_ceiling(style):
             assert len(answers) == CLIENTS * ROUNDS and all(answer.status == 200 for answer in answers)
             assert server.counted("peak") == ceiling, (server.counted("peak"), ceiling, server.show())
         server.comes_to(in_flight=0, waiting=0)
-        assert server.show()["in_flight_peak"] == 3
+        assert server.show()["in_flight_peak"] == 3, server.show()
 
 
 for name, style in STYLES.items():
