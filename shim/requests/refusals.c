@@ -225,6 +225,6 @@ void refuse_broken(int fd, struct request *request, size_t unread)
     int saved = errno;
     drop(fd, unread);
     request->was_reset = true;
-    count(fd, WHEN_FULL_BUSY, REFUSED_LATE);
+    count(fd, request, WHEN_FULL_BUSY, REFUSED_LATE);
     errno = saved;
 }
