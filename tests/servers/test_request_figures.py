@@ -10,8 +10,10 @@ import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import tempfile
 
 import harness
 from test_operators import BPCTL, BUILD, ROOT, Terminal, bpctl, promtool, sample
@@ -194,6 +196,56 @@ def test_top_says_nothing_of_requests_where_no_limit_is_on_them():
         terminal.shows("accept wait")
         assert "in flight" not in terminal.screen(), terminal.screen()
         assert max(map(len, terminal.screen().split("\n"))) <= 80, terminal.screen()
+
+
+# Answers when the file is there.
+HOLDING = """
+import http.server, os, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        while not os.path.exists(sys.argv[2]):
+            time.sleep(0.01)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_a_real_server_is_told_of_as_it_is():
+    """Three ask where one may be in flight: what the figures say follows from that."""
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        port, go, name = harness.free_port(), directory + "/go", f"figures-{os.getpid()}-real"
+        server = stack.enter_context(subprocess.Popen(
+            [BPCTL, "run", "--name", name, "total-requests=1", "--", "/usr/bin/python3", "-c", HOLDING, str(port), go],
+            stderr=subprocess.DEVNULL))
+        stack.callback(server.kill)
+        wait_until(lambda: (probe := harness.connected(port)) and not probe.close(), "the server")
+
+        def shown():
+            return json.loads(bpctl("show", name, "--json").stdout)["requests"]
+
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 60)) for _ in range(3)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: (shown()["in_flight"], shown()["waiting"]) == (1, 2), shown)
+        with open(go, "w", encoding="ascii"):
+            pass
+        for client in clients:
+            answer = b""
+            while not answer.endswith(b"ok"):
+                part = client.recv(4096)
+                assert part, answer
+                answer += part
+        wait_until(lambda: shown()["in_flight"] == shown()["waiting"] == 0, shown)
+        after = shown()
+        assert after["begun"] == after["sojourn"]["count"] == after["response"]["count"] == 3, after
+        assert after["held"] == 2 and after["in_flight_peak"] == 1, after
+        assert "request_held" in bpctl("events", name).stdout
 
 
 def test_the_lists_for_people_say_the_same():
