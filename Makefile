@@ -139,17 +139,17 @@ $(BUILD)/tools/loader.o: TOOL_FLAGS += -I$(BUILD)/bpf
 
 # --- tests ---
 
-UNIT := $(patsubst %,$(BUILD)/tests/test_%,limits limit_rows segment busy policies credit_shares peer_table sandbox locks libc \
-	$(patsubst tests/unit/test_%.c,%,$(wildcard tests/unit/test_request_*.c)))
-UNDER_SHIM := $(BUILD)/tests/test_semantics $(BUILD)/tests/test_scale $(BUILD)/tests/test_output \
-	$(BUILD)/tests/test_messages $(BUILD)/tests/test_pointers $(BUILD)/tests/test_stress \
-	$(BUILD)/tests/test_held
+# Each is about a floor of the shim, whose name its folder has.
+UNIT_SOURCES := $(wildcard tests/unit/*/test_*.c)
+UNIT := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(UNIT_SOURCES)))
+# What a program may rely on, bare and under the library.
+CONFORMANCE := $(patsubst tests/conformance/%.c,$(BUILD)/tests/%,$(wildcard tests/conformance/test_*.c))
 SERVERS := $(BUILD)/tests/test_styles $(BUILD)/tests/test_hold $(BUILD)/tests/test_refuse \
 	$(BUILD)/tests/test_live $(BUILD)/tests/test_trust $(BUILD)/tests/test_buffers \
 	$(BUILD)/tests/test_duplex $(BUILD)/tests/test_depth $(BUILD)/tests/test_dialects
 HARNESS := $(BUILD)/tests/servers/crowd.o $(BUILD)/tests/servers/launch.o \
 	$(BUILD)/tests/servers/recipes.o $(BUILD)/tests/servers/readers.o
-TEST_PROGRAMS := $(UNIT) $(UNDER_SHIM) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/answerer $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
+TEST_PROGRAMS := $(UNIT) $(CONFORMANCE) $(SERVERS) $(BUILD)/tests/acceptor $(BUILD)/tests/answerer $(BUILD)/tests/echo $(BUILD)/tests/sandboxed \
 	$(BUILD)/tests/figures \
 	$(BUILD)/tests/bench_hold $(BUILD)/tests/openloop $(BUILD)/tests/keptloop $(BUILD)/tests/faults.so $(BUILD)/tests/old_calls.so \
 	$(BUILD)/tests/lacking.so \
@@ -163,11 +163,14 @@ $(BUILD)/tests/%.o: tests/%.c $(MADE_WITH)/compiler | looked-for-tests
 # The rooms of the shim that unit tests are about, in musl as well (tests/musl/tests.mk).
 UNIT_ROOMS := $(SHARED) $(DIALECTS) $(POLICIES) $(BUILD)/shim/base/lease_lock.o
 
-$(UNIT): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/tests/unit/chosen.o $(UNIT_ROOMS)
+object_of_unit = $(BUILD)/tests/$(basename $(notdir $(1))): $(BUILD)/$(1:.c=.o)
+$(foreach source,$(UNIT_SOURCES),$(eval $(call object_of_unit,$(source))))
+
+$(UNIT): $(BUILD)/tests/base/chosen.o $(UNIT_ROOMS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 
-$(UNDER_SHIM): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/tests/unit/chosen.o
+$(CONFORMANCE): $(BUILD)/tests/%: $(BUILD)/tests/conformance/%.o $(BUILD)/tests/base/chosen.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 
@@ -284,7 +287,7 @@ deps:
 
 # --- what reads the sources ---
 
-SOURCES := $(wildcard shim/*/*.[ch] tools/*.[ch] tests/*/*.[ch] bpf/*.[ch])
+SOURCES := $(wildcard shim/*/*.[ch] tools/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch] bpf/*.[ch])
 
 .PHONY: format
 format:

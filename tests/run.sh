@@ -137,10 +137,9 @@ held() {
 }
 
 units() {
-    local failed=0
-    for test in limits limit_rows segment busy policies credit_shares peer_table sandbox locks libc \
-        $(basename -s .c -a tests/unit/test_request_*.c | sed s/test_//); do
-        bounded "${TESTS:-$BUILD/tests}"/test_$test || failed=1
+    local failed=0 test
+    for test in tests/unit/*/test_*.c; do
+        bounded "${TESTS:-$BUILD/tests}/$(basename "$test" .c)" || failed=1
     done
     return $failed
 }

@@ -9,7 +9,7 @@
 #ifndef BACKPRESSURE_FUZZ_REQUESTS_H
 #define BACKPRESSURE_FUZZ_REQUESTS_H
 
-#include "../unit/request_walk.h"
+#include "../unit/dialects/request_walk.h"
 
 #include <stdio.h>
 

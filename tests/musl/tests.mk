@@ -7,13 +7,13 @@ MUSL := $(BUILD)/musl
 MUSL_CC := musl-gcc
 MUSL_FLAGS := -std=c11 -D_GNU_SOURCE -Ishim $(WARNINGS) -Wno-clobbered $(CFLAGS) -MMD -MP -isystem $(MUSL)/include
 MUSL_UNIT := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(UNIT))
-MUSL_UNDER_SHIM := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(filter-out %/test_scale,$(UNDER_SHIM)))
+MUSL_CONFORMANCE := $(patsubst $(BUILD)/tests/%,$(MUSL)/tests/%,$(filter-out %/test_scale,$(CONFORMANCE)))
 MUSL_SERVERS := $(MUSL)/tests/acceptor $(MUSL)/tests/echo
 MUSL_ANSWERER := $(patsubst %,$(MUSL)/tests/servers/%.o,answerer answerer_http answerer_blocking answerer_events)
 MUSL_OBJECTS := $(filter-out $(BUILD)/shim/base/libc.o,$(UNIT_ROOMS)) $(MUSL)/libc.o
 
 .PHONY: musl-tests
-musl-tests: all $(MUSL_UNIT) $(MUSL_UNDER_SHIM) $(MUSL_SERVERS) $(MUSL)/tests/answerer
+musl-tests: all $(MUSL_UNIT) $(MUSL_CONFORMANCE) $(MUSL_SERVERS) $(MUSL)/tests/answerer
 
 # Headers of the kernel, and of cmocka, which musl-gcc does not look for.
 $(MUSL)/include/cmocka.h: /usr/include/cmocka.h
@@ -44,11 +44,14 @@ $(MUSL)/tests/%.o: tests/%.c tests/musl/missing.h $(MUSL)/include/cmocka.h $(MAD
 
 MUSL_LINK = $(MUSL_CC) -o $@ $^ -Wl,-rpath,$(abspath $(MUSL)/lib) -Wl,--allow-shlib-undefined
 
-$(MUSL_UNIT): $(MUSL)/tests/%: $(MUSL)/tests/unit/%.o $(MUSL_OBJECTS) $(MUSL)/lib/libcmocka.so.0
+object_of_musl_unit = $(MUSL)/tests/$(basename $(notdir $(1))): $(MUSL)/$(1:.c=.o)
+$(foreach source,$(UNIT_SOURCES),$(eval $(call object_of_musl_unit,$(source))))
+
+$(MUSL_UNIT): $(MUSL_OBJECTS) $(MUSL)/lib/libcmocka.so.0
 	$(call say,LD)
 	$(Q)$(MUSL_LINK)
 
-$(MUSL_UNDER_SHIM): $(MUSL)/tests/%: $(MUSL)/tests/unit/%.o $(MUSL)/lib/libcmocka.so.0
+$(MUSL_CONFORMANCE): $(MUSL)/tests/%: $(MUSL)/tests/conformance/%.o $(MUSL)/lib/libcmocka.so.0
 	$(call say,LD)
 	$(Q)$(MUSL_LINK)
 
@@ -60,4 +63,4 @@ $(MUSL)/tests/answerer: $(MUSL_ANSWERER)
 	$(call say,LD)
 	$(Q)$(MUSL_CC) -o $@ $^
 
--include $(wildcard $(MUSL)/tests/*/*.d)
+-include $(wildcard $(MUSL)/tests/*/*.d $(MUSL)/tests/*/*/*.d)

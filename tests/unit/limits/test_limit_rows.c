@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#include "../../shim/limits/grammar.h"
-#include "../../shim/limits/limits.h"
+#include "limits/grammar.h"
+#include "limits/limits.h"
 
 static struct limits_source source;
 

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "../../shim/policy/credit_shares.h"
+#include "policy/credit_shares.h"
 
 #define NONE CREDIT_UNBOUNDED
 #define KERNELS 4096

@@ -12,8 +12,8 @@
 
 #include <cmocka.h>
 
-#include "../../shim/base/lease_lock.h"
-#include "../../shim/base/spinlock.h"
+#include "base/lease_lock.h"
+#include "base/spinlock.h"
 
 #define MILLISECOND UINT64_C(1000000)
 #define START_NS (UINT64_C(1000) * 1000 * MILLISECOND)

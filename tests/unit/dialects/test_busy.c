@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "../../shim/dialects/busy.h"
+#include "dialects/busy.h"
 
 #define SAID(text) text, sizeof text - 1
 
@@ -209,7 +209,7 @@ static void every_dialect_is_whole(void **state)
         const struct dialect *dialect;
         const char *choice;
     } rows[] = {
-#include "../../shim/limits/dialects.def"
+#include "limits/dialects.def"
     };
 #undef DIALECT
     (void)state;

@@ -3,8 +3,8 @@
  * What the shim does in its own way, because libcs differ in it, comes to what this libc's own way
  * comes to. Built for glibc and for musl.
  */
-#include "../../shim/base/libc.h"
-#include "../../shim/base/lookup.h"
+#include "base/libc.h"
+#include "base/lookup.h"
 
 #include <dlfcn.h>
 #include <pthread.h>

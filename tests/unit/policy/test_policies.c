@@ -9,10 +9,10 @@
 
 #include <cmocka.h>
 
-#include "../../shim/policy/auto_limit.h"
-#include "../../shim/policy/queue_delay.h"
-#include "../../shim/policy/retry_schedule.h"
-#include "../../shim/policy/token_bucket.h"
+#include "policy/auto_limit.h"
+#include "policy/queue_delay.h"
+#include "policy/retry_schedule.h"
+#include "policy/token_bucket.h"
 
 #define MILLISECOND UINT64_C(1000000)
 #define SECOND (1000 * MILLISECOND)

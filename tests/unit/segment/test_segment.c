@@ -19,10 +19,10 @@
 
 #include <cmocka.h>
 
-#include "../../shim/process/joining.h"
-#include "../../shim/process/liveness.h"
-#include "../../shim/segment/finding.h"
-#include "../../shim/segment/growth.h"
+#include "process/joining.h"
+#include "process/liveness.h"
+#include "segment/finding.h"
+#include "segment/growth.h"
 
 static char directory[] = "/dev/shm/backpressure-unit-XXXXXX";
 static struct limits limits;
@@ -463,10 +463,10 @@ static void every_number_has_a_name_of_its_own(void **state)
 #define COUNTER(id, name, kind) name,
 #define EVENT(id, name, text) name,
     static const char *const counters[] = {
-#include "../../shim/segment/counters.def"
+#include "segment/counters.def"
     };
     static const char *const events[] = {
-#include "../../shim/segment/events.def"
+#include "segment/events.def"
     };
     (void)state;
     assert_int_equal(sizeof counters / sizeof *counters, COUNTERS);

@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#include "../../shim/limits/exempt_path.h"
-#include "../../shim/limits/limits.h"
+#include "limits/exempt_path.h"
+#include "limits/limits.h"
 
 static struct limits_source source;
 

@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "../../shim/dialects/request.h"
+#include "dialects/request.h"
 
 #define SAID(text) text, sizeof text - 1
 #define PUBLIC_BITS                                                                                \

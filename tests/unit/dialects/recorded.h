@@ -7,7 +7,7 @@
 #ifndef TESTS_RECORDED_H
 #define TESTS_RECORDED_H
 
-#include "../fuzz/conversation.h"
+#include "../../fuzz/conversation.h"
 
 #include <stdio.h>
 

@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "../../shim/policy/peer_table.h"
+#include "policy/peer_table.h"
 
 #define ME 3
 #define OTHER 7

@@ -9,7 +9,7 @@
 #ifndef BACKPRESSURE_TEST_REQUEST_WALK_H
 #define BACKPRESSURE_TEST_REQUEST_WALK_H
 
-#include "../../shim/dialects/request.h"
+#include "dialects/request.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,8 +3,8 @@
  * What the shim thinks a seccomp filter allows is what the kernel makes of it: filters written by
  * hand and drawn at random are installed in a child, which makes calls and compares.
  */
-#include "../../shim/base/clock.h"
-#include "../../shim/base/sandbox.h"
+#include "base/clock.h"
+#include "base/sandbox.h"
 
 #include <errno.h>
 #include <linux/audit.h>
