@@ -191,6 +191,12 @@ static inline bool flows_leave_alone(int fd)
            (descriptor_kind(what) == DESCRIPTOR_CONN && flows_idle());
 }
 
+/* The mode as flows_mode, or flow_of, has worked it out a moment ago. One load. */
+static inline uint32_t flows_mode_seen(void)
+{
+    return atomic_load_explicit(&flows_mode_now, memory_order_relaxed);
+}
+
 /* The mode where nothing may be in force at all: outside a service, and in a vfork child. */
 static inline uint32_t flows_mode_here(void)
 {

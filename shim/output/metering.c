@@ -99,7 +99,7 @@ static uint64_t spared(const struct flow *flow)
 size_t metering_allowance(struct flow *flow, size_t asked)
 {
     uint32_t now = load(&turn);
-    if (!(flows_mode() & FLOWS_PAUSE) || !(flow_signs(flow) & FLOW_NONBLOCKING))
+    if (!(flows_mode_seen() & FLOWS_PAUSE) || !(flow_signs(flow) & FLOW_NONBLOCKING))
         return asked;
     if (load(&flow->turn) != now || load(&flow->refusals) >= REFUSALS_MOST) {
         store(&flow->turn, now);
@@ -129,7 +129,7 @@ void metering_took(struct flow *flow, size_t asked, size_t allowed, size_t taken
 
 void metering_overflowed(struct flow *flow, size_t bytes)
 {
-    if (flows_mode() & FLOWS_PAUSE && flow_signs(flow) & FLOW_NONBLOCKING &&
+    if (flows_mode_seen() & FLOWS_PAUSE && flow_signs(flow) & FLOW_NONBLOCKING &&
         (load(&flow->turn_taken) || load(&flow->quiet)))
         learn(flow, bytes);
 }

@@ -68,7 +68,7 @@ struct reading reading_begin(int fd, size_t count, int flags)
     struct flow *flow = flow_of(fd);
     if (!flow)
         return reading;
-    reading.requests = flows_mode() & FLOWS_REQUESTS && (count > 0 || flags & MSG_ERRQUEUE);
+    reading.requests = flows_mode_seen() & FLOWS_REQUESTS && (count > 0 || flags & MSG_ERRQUEUE);
     if (count == 0 || flags & LEFT_ALONE) {
         reading.flow = reading.requests ? flow : NULL;
         return reading;
@@ -82,7 +82,7 @@ struct reading reading_begin(int fd, size_t count, int flags)
     int late = writing_late_error(flow);
     if (late)
         return refuse(reading, late);
-    if (!(flows_mode() & FLOWS_PAUSE))
+    if (!(flows_mode_seen() & FLOWS_PAUSE))
         return reading;
     uint32_t told_of = atomic_load_explicit(&flow->told_of, memory_order_relaxed);
     if (flow_signs(flow) & FLOW_SIGNS && !told_of && pausing_withholds(fd, flow))
@@ -108,7 +108,7 @@ ssize_t reading_make(const struct reading *reading, void *buffer, int flags)
 void reading_unseen(int fd)
 {
     struct flow *flow = flow_of(fd);
-    if (flow && flows_mode() & FLOWS_REQUESTS)
+    if (flow && flows_mode_seen() & FLOWS_REQUESTS)
         flow_requests->read_unseen(flow);
 }
 
@@ -154,7 +154,7 @@ ssize_t reading_end(const struct reading *reading, ssize_t result)
         return result;
     }
     forget_told(reading->flow, (size_t)result);
-    if (flows_mode() & FLOWS_TIME)
+    if (flows_mode_seen() & FLOWS_TIME)
         sojourn_read(reading->fd, reading->flow);
     metering_took(reading->flow, reading->asked, reading->allowed, (size_t)result);
     return result;
@@ -203,6 +203,6 @@ struct reading reading_begin_message(int fd, const struct msghdr *message, int f
 bool reading_metered(int fd)
 {
     const struct flow *flow = flow_of(fd);
-    return flow && flows_mode() & (FLOWS_PAUSE | FLOWS_REQUESTS) &&
+    return flow && flows_mode_seen() & (FLOWS_PAUSE | FLOWS_REQUESTS) &&
            flow_signs(flow) & FLOW_NONBLOCKING;
 }

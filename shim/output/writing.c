@@ -48,7 +48,7 @@ struct written {
 /* `rest` more of the same call were not taken. */
 static void took(struct flow *flow, struct written what, size_t bytes, size_t rest)
 {
-    uint32_t mode = flows_mode();
+    uint32_t mode = flows_mode_seen();
     if (mode & FLOWS_TIME)
         sojourn_wrote(flow);
     if (__builtin_expect(mode & FLOWS_REQUESTS, 0))
@@ -89,9 +89,9 @@ void writing_passes(int fd, struct flow *flow)
         if (flow_signs(flow) & FLOW_UNGUARDED)
             backstop_set(fd, flow);
     }
-    if (writing_carefully(flow) && flows_mode() & FLOWS_PACE)
+    if (writing_carefully(flow) && flows_mode_seen() & FLOWS_PACE)
         pacing_writes(fd, flow);
-    if (__builtin_expect(flows_mode() & FLOWS_REQUESTS, 0))
+    if (__builtin_expect(flows_mode_seen() & FLOWS_REQUESTS, 0))
         flow_requests->writes(flow);
 }
 
