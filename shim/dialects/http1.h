@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What the two files of HTTP/1.x share.
+ * What the files of HTTP/1.x share.
  */
 #ifndef BACKPRESSURE_HTTP1_H
 #define BACKPRESSURE_HTTP1_H
@@ -9,6 +9,15 @@
 
 /* In http1_requests.c. */
 extern const struct request_rules http1_requests;
+
+/* In http1_answers.c, as struct request_rules has them. */
+enum answer_step http1_answer(struct request_stream *stream, const char *bytes, size_t length,
+                              bool first);
+void http1_unseen(struct request_stream *stream, size_t length);
+void http1_refused(struct request_stream *stream);
+
+/* The head of a request is whole: an answer to it is to come, by its bits in `flags`. */
+void http1_asked(struct request_stream *stream);
 
 /*
  * Writes a 503 with Retry-After, which is drawn anew for each, and returns its length; 0 when it

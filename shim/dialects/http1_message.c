@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+/* RFC 9112, 3 and 5 bound no head; no server in use takes more. */
+#define HEAD_MOST UINT16_MAX
 #define CHUNK_DIGITS_MOST 16
 #define BEHIND_WORD UINT8_MAX /* `at` in a list: the next thing is a comma */
 
@@ -242,6 +244,38 @@ static size_t on_value_type(struct message *message, const char *bytes, size_t l
     return 0;
 }
 
+/* --- the first line of an answer: RFC 9112, 4 --- */
+
+static size_t on_status_version(struct message *message, const char *bytes, size_t length)
+{
+    static const char version[] = "HTTP/1.";
+    enum { MINOR = sizeof version - 1, BLANK_BEHIND };
+    uint8_t *at = &message->kept.at;
+    (void)length;
+    bool fits = *at < MINOR    ? *bytes == version[*at]
+                : *at == MINOR ? http1_is_digit(*bytes)
+                               : *bytes == ' ';
+    message->phase = !fits ? LOST : *at == BLANK_BEHIND ? STATUS_CODE : STATUS_VERSION;
+    *at = message->phase == STATUS_VERSION ? *at + 1 : 0;
+    return fits;
+}
+
+static size_t on_status_code(struct message *message, const char *bytes, size_t length)
+{
+    (void)length;
+    if (message->kept.at == 3) {
+        message->phase = VALUE_OTHER;
+        return 0;
+    }
+    if (!http1_is_digit(*bytes)) {
+        message->phase = LOST;
+        return 0;
+    }
+    message->kept.at++;
+    message->status = (uint16_t)(message->status * 10 + (*bytes - '0'));
+    return 1;
+}
+
 /* --- bodies: RFC 9112, 6 and 7.1 --- */
 
 size_t http1_pass_over(struct message *message, size_t length)
@@ -342,26 +376,45 @@ static size_t on_all(struct message *message, const char *bytes, size_t length)
 }
 
 /* What takes the next bytes in each phase, and how many it took; none if only the phase changed. */
-size_t http1_message_take(struct message *message, const char *bytes, size_t length)
+static http1_taker *const taker[PHASES] = {
+    [STATUS_VERSION] = on_status_version,
+    [STATUS_CODE] = on_status_code,
+    [FIELD_START] = on_field_start,
+    [FIELD_NAME] = on_field_name,
+    [VALUE_LENGTH] = on_value_length,
+    [VALUE_LIST] = on_value_list,
+    [VALUE_TYPE] = on_value_type,
+    [VALUE_OTHER] = on_value_other,
+    [LINE_CR] = on_line_cr,
+    [HEAD_CR] = on_head_cr,
+    [BODY] = on_body,
+    [CHUNK_SIZE] = on_chunk_size,
+    [CHUNK_SPACE] = on_chunk_space,
+    [CHUNK_EXTENSION] = on_chunk_extension,
+    [CHUNK_LINE_LF] = on_chunk_line_lf,
+    [CHUNK_DATA] = on_chunk_data,
+    [CHUNK_DATA_LF] = on_chunk_data_lf,
+    [UNTIL_CLOSE] = on_all,
+    [LOST] = on_all,
+};
+
+size_t http1_go_on(struct message *message, http1_taker *const *request_line, const char *bytes,
+                   size_t length)
 {
-    static http1_taker *const take[PHASES] = {
-        [FIELD_START] = on_field_start,
-        [FIELD_NAME] = on_field_name,
-        [VALUE_LENGTH] = on_value_length,
-        [VALUE_LIST] = on_value_list,
-        [VALUE_TYPE] = on_value_type,
-        [VALUE_OTHER] = on_value_other,
-        [LINE_CR] = on_line_cr,
-        [HEAD_CR] = on_head_cr,
-        [BODY] = on_body,
-        [CHUNK_SIZE] = on_chunk_size,
-        [CHUNK_SPACE] = on_chunk_space,
-        [CHUNK_EXTENSION] = on_chunk_extension,
-        [CHUNK_LINE_LF] = on_chunk_line_lf,
-        [CHUNK_DATA] = on_chunk_data,
-        [CHUNK_DATA_LF] = on_chunk_data_lf,
-        [UNTIL_CLOSE] = on_all,
-        [LOST] = on_all,
-    };
-    return take[message->phase] ? take[message->phase](message, bytes, length) : 0;
+    size_t taken = 0;
+    while (taken < length && message->phase < HEAD_ENDED) {
+        bool head = message->phase < HEAD_PHASES;
+        size_t most = length - taken, room = HEAD_MOST - (size_t)message->head;
+        if (head && room == 0) {
+            message->kept.found |= FOUND_FAULT;
+            message->phase = HEAD_ENDED;
+            break;
+        }
+        http1_taker *take =
+            message->phase < STATUS_VERSION ? request_line[message->phase] : taker[message->phase];
+        size_t one = take(message, bytes + taken, head && room < most ? room : most);
+        message->head += head ? (uint16_t)one : 0;
+        taken += one;
+    }
+    return taken;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * A message of HTTP/1.x, request or answer, as far as it is kept from one piece to the next: its
- * phases, and what takes the bytes of its fields, body, chunks and trailer. First lines are
- * http1_requests.c's.
+ * phases, and what takes the bytes of its fields, body, chunks and trailer. The first lines of
+ * requests are http1_requests.c's.
  *
  * No byte is looked at more than twice, and none is kept.
  */
@@ -62,6 +62,9 @@ enum {
     IN_TRAILER = 128,
 };
 
+/* Bits of a request that its answer depends on, for this dialect's own use. */
+enum { ASKS_HEAD = 0x100, ASKS_CONNECT = 0x200 };
+
 /* One direction of a connection: as much as is kept of it from one call to the next. */
 struct kept {
     uint8_t candidates; /* a bit for each of the words that the bytes so far may be */
@@ -86,8 +89,10 @@ _Static_assert(sizeof(struct kept) == sizeof(uint32_t), "kept in `number`");
  * only the phase changed. */
 typedef size_t http1_taker(struct message *message, const char *bytes, size_t length);
 
-/* Takes bytes behind the first line. Phases of an outcome take none. */
-http1_taker http1_message_take;
+/* Takes bytes until something has come about: the phase is one of an outcome, or LOST.
+ * `request_line` has what takes the phases before STATUS_VERSION; NULL for an answer. */
+size_t http1_go_on(struct message *message, http1_taker *const *request_line, const char *bytes,
+                   size_t length);
 
 /* Passes over at most what is left of a body or chunk. */
 size_t http1_pass_over(struct message *message, size_t length);

@@ -35,15 +35,29 @@ static void recognised(struct request_stream *stream, enum busy_protocol protoco
     stream->state = dialects[protocol]->requests ? STREAM_REQUESTS : STREAM_ALONE;
 }
 
+static bool is_empty_line(char byte)
+{
+    return byte == '\r' || byte == '\n';
+}
+
+static enum busy_recognition looks_like(const struct dialect *dialect, const char *bytes,
+                                        size_t length)
+{
+    bool passed_over = dialect->requests && dialect->requests->empty_lines;
+    while (passed_over && length && is_empty_line(*bytes))
+        bytes++, length--;
+    struct busy_client client = {.sent = bytes, .length = length, .port = 0, .program = ""};
+    return length == 0          ? BUSY_UNDECIDED
+           : dialect->recognise ? dialect->recognise(&client)
+                                : BUSY_UNKNOWN;
+}
+
 /* Whose first bytes these are. Somebody may yet turn out to be it: then the state stays UNKNOWN. */
 static void recognise(struct request_stream *stream, const char *bytes, size_t length)
 {
-    struct busy_client client = {.sent = bytes, .length = length, .port = 0, .program = ""};
     bool undecided = false;
     for (unsigned i = 0; i < BUSY_PROTOCOLS; i++) {
-        if (!dialects[i]->recognise)
-            continue;
-        enum busy_recognition recognition = dialects[i]->recognise(&client);
+        enum busy_recognition recognition = looks_like(dialects[i], bytes, length);
         undecided |= recognition == BUSY_UNDECIDED;
         if (recognition != BUSY_RECOGNISED)
             continue;
@@ -80,6 +94,10 @@ static size_t ask_unknown(struct request_stream *stream, const struct limits *li
     }
     if (before)
         rules_of(stream)->ask(stream, limits, first, before, step);
+    if (*step == REQUEST_LEAVES) {
+        request_leave(stream);
+        return length;
+    }
     return request_ask(stream, limits, bytes, length, step);
 }
 

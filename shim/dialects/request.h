@@ -118,6 +118,8 @@ struct request_rules {
     /* Where the server speaks first: whether the program's first bytes are this protocol's
      * greeting. NULL where clients speak first. */
     bool (*greets)(const char *bytes, size_t length);
+    /* A client's first request may stand behind empty lines, which are part of it. */
+    bool empty_lines;
 };
 
 /* Shows bytes that the client sent, as request_rules.ask, also before a dialect is known. */

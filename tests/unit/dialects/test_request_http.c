@@ -269,10 +269,10 @@ static void requests_end_where_they_end_however_they_are_cut(void **state)
         memcpy(text, bounded[i].bytes, length);
         memcpy(text + length, SAID(NEXT));
         length += sizeof NEXT - 1;
-        /* What begins with an empty line or an unknown method is taken for HTTP only later. */
+        /* What begins with an unknown method is taken for HTTP only later. */
         struct seen known = {0};
-        show(&known, SAID(NEXT));
-        assert_int_equal(known.count, 1);
+        if (strncmp(bounded[i].bytes, SAID("M-SEARCH")) == 0)
+            show(&known, SAID(NEXT));
         known = (struct seen){.stream = known.stream};
         for (size_t cut = 0; cut <= length; cut++) {
             struct seen seen = known;
@@ -377,7 +377,13 @@ static void what_servers_differ_about_never_ends(void **state)
 
 static void what_is_no_http_leaves(void **state)
 {
+    struct seen empty = {0};
     (void)state;
+    for (unsigned i = 0; i < REQUEST_KEPT; i++) {
+        assert_false(empty.leaves);
+        show(&empty, SAID("\n"));
+    }
+    assert_true(empty.leaves);
     for (size_t i = 0; i < COUNT(others); i++) {
         for (size_t cut = 0; cut <= others[i].length; cut++) {
             struct seen seen = {0};
