@@ -166,15 +166,15 @@ UNIT_ROOMS := $(SHARED) $(DIALECTS) $(POLICIES) $(BUILD)/shim/base/lease_lock.o
 object_of_unit = $(BUILD)/tests/$(basename $(notdir $(1))): $(BUILD)/$(1:.c=.o)
 $(foreach source,$(UNIT_SOURCES),$(eval $(call object_of_unit,$(source))))
 
-$(UNIT): $(BUILD)/tests/base/chosen.o $(UNIT_ROOMS)
+$(UNIT): $(BUILD)/tests/base/suite.o $(UNIT_ROOMS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 
-$(CONFORMANCE): $(BUILD)/tests/%: $(BUILD)/tests/conformance/%.o $(BUILD)/tests/base/chosen.o
+$(CONFORMANCE): $(BUILD)/tests/%: $(BUILD)/tests/conformance/%.o $(BUILD)/tests/base/suite.o
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -pthread
 
-$(SERVERS): $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o $(HARNESS)
+$(SERVERS): $(BUILD)/tests/%: $(BUILD)/tests/servers/%.o $(BUILD)/tests/base/suite.o $(HARNESS)
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -lcmocka -ljansson
 

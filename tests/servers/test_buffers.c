@@ -3,6 +3,7 @@
  * Clients ask for much and read nothing: the send queues of a real server stay below the ceiling,
  * as `ss` has them, and so does Redis's memory. When the clients read at last, every byte is right.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "readers.h"
 #include "recipes.h"
@@ -458,26 +459,17 @@ static int clean_up(void **state)
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[32] = {{0}};
-    size_t count = 0;
-    const char *only = argc > 1 ? argv[1] : "";
+    struct suite suite = {.name = "buffers"};
 
     signal(SIGPIPE, SIG_IGN);
     pattern_fill(object, sizeof object);
+    suite_choose(argc, argv);
     for (size_t i = 0; i < sizeof subjects / sizeof *subjects; i++)
-        if (strstr(subjects[i].name, only))
-            tests[count++] = (struct CMUnitTest){.name = subjects[i].name,
-                                                 .test_func = keeps_its_ceiling,
-                                                 .teardown_func = clean_up,
-                                                 .initial_state = (void *)&subjects[i]};
-    static const struct CMUnitTest others[] = {
-        cmocka_unit_test_teardown(redis_does_not_grow, clean_up),
-        cmocka_unit_test_teardown(postgres_keeps_its_ceiling, clean_up),
-        cmocka_unit_test_teardown(stalled_connection_is_reset, clean_up),
-        cmocka_unit_test_teardown(rate_is_kept_and_shared, clean_up),
-    };
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (strstr(others[i].name, only))
-            tests[count++] = others[i];
-    return _cmocka_run_group_tests("buffers", tests, count, NULL, NULL);
+        suite_add(&suite, subjects[i].name, keeps_its_ceiling, clean_up, &subjects[i]);
+#define ADD(function) suite_add(&suite, #function, function, clean_up, NULL)
+    ADD(redis_does_not_grow);
+    ADD(postgres_keeps_its_ceiling);
+    ADD(stalled_connection_is_reset);
+    ADD(rate_is_kept_and_shared);
+    return suite_run(&suite, NULL, NULL);
 }

@@ -4,6 +4,7 @@
  * nothing is left. Where the probe cannot be loaded (no root, no BTF) that is said, and what
  * sock_diag tells is tested alone.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "readers.h"
 #include "recipes.h"
@@ -515,7 +516,7 @@ static int stop_probe(void **state)
     return status || access(PINS, F_OK) == 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 #define TEST(function) cmocka_unit_test_teardown(function, clean_up)
     const struct CMUnitTest tests[] = {
@@ -538,6 +539,7 @@ int main(void)
         cmocka_unit_test(without_root_there_is_a_line_and_sock_diag),
     };
     signal(SIGPIPE, SIG_IGN);
+    suite_choose(argc, argv);
     loaded = run_bpctl(COMMAND("probe", "start")) == 0;
     printf("# %s", output);
     /* What a bpctl without the probe leaves untried is no fault of the kernel. */

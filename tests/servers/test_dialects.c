@@ -3,6 +3,7 @@
  * A real client of each protocol that is turned away understands why: it says 'busy' to its user in
  * its own words, and is not left with a broken connection.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "recipes.h"
 
@@ -167,14 +168,10 @@ static int clean_up(void **state)
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[sizeof dialects / sizeof *dialects];
-    const char *only = argc > 1 ? argv[1] : "";
-    size_t count = 0;
+    struct suite suite = {.name = "dialects"};
+    suite_choose(argc, argv);
     for (size_t i = 0; i < sizeof dialects / sizeof *dialects; i++)
-        if (strstr(dialects[i].name, only))
-            tests[count++] = (struct CMUnitTest){.name = dialects[i].name,
-                                                 .test_func = client_hears_that_the_server_is_busy,
-                                                 .teardown_func = clean_up,
-                                                 .initial_state = (void *)&dialects[i]};
-    return _cmocka_run_group_tests("dialects", tests, count, NULL, NULL);
+        suite_add(&suite, dialects[i].name, client_hears_that_the_server_is_busy, clean_up,
+                  &dialects[i]);
+    return suite_run(&suite, NULL, NULL);
 }

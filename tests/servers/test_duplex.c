@@ -4,6 +4,7 @@
  * in every style of waiting, proxies and TLS, at every ceiling from 4 KiB up, and while ceilings
  * are changed at random twenty times a second.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "readers.h"
 #include "recipes.h"
@@ -335,21 +336,14 @@ static int clean_up(void **state)
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[32] = {{0}};
-    size_t count = 0;
-    const char *only = argc > 1 ? argv[1] : "";
+    struct suite suite = {.name = "duplex"};
 
     signal(SIGPIPE, SIG_IGN);
     pattern_fill(pattern, PATTERN);
     memcpy(pattern + PATTERN, pattern, CHUNK);
+    suite_choose(argc, argv);
     for (size_t i = 0; i < sizeof subjects / sizeof *subjects; i++)
-        if (strstr(subjects[i].name, only))
-            tests[count++] = (struct CMUnitTest){.name = subjects[i].name,
-                                                 .test_func = every_byte_comes_back,
-                                                 .teardown_func = clean_up,
-                                                 .initial_state = (void *)&subjects[i]};
-    if (strstr("http2", only))
-        tests[count++] = (struct CMUnitTest){
-            .name = "HTTP/2", .test_func = http2_echoes, .teardown_func = clean_up};
-    return _cmocka_run_group_tests("duplex", tests, count, NULL, NULL);
+        suite_add(&suite, subjects[i].name, every_byte_comes_back, clean_up, &subjects[i]);
+    suite_add(&suite, "http2", http2_echoes, clean_up, NULL);
+    return suite_run(&suite, NULL, NULL);
 }

@@ -3,6 +3,7 @@
  * Under total-conns=20 and when-full=hold, 200 clients that connect at once and stay: 20 are
  * served, the others follow when those leave, and nobody is lost.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "recipes.h"
 
@@ -109,13 +110,9 @@ static int clean_up(void **state)
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[32];
-    size_t count = 0;
+    struct suite suite = {.name = "hold"};
+    suite_choose(argc, argv);
     for (size_t i = 0; i < recipes_count; i++)
-        if (argc < 2 || strcmp(argv[1], recipes[i].name) == 0)
-            tests[count++] = (struct CMUnitTest){.name = recipes[i].name,
-                                                 .test_func = holds,
-                                                 .teardown_func = clean_up,
-                                                 .initial_state = (void *)&recipes[i]};
-    return _cmocka_run_group_tests("hold", tests, count, NULL, NULL);
+        suite_add(&suite, recipes[i].name, holds, clean_up, &recipes[i]);
+    return suite_run(&suite, NULL, NULL);
 }

@@ -3,6 +3,7 @@
  * The other ceilings, and every change while the server runs, on nginx with two workers and on
  * python's threading server.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "recipes.h"
 
@@ -407,7 +408,6 @@ int main(int argc, char **argv)
         TEST(killed_service_starts_afresh),
         TEST(events_tell_what_happened),
     };
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
+    suite_choose(argc, argv);
     return cmocka_run_group_tests_name("live", tests, NULL, NULL);
 }

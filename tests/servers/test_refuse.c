@@ -3,6 +3,7 @@
  * Above the ceiling, a client under when-full=busy reads a whole answer, and one under
  * when-full=reset gets ECONNRESET; those inside are served as ever.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "recipes.h"
 
@@ -135,31 +136,25 @@ static int clean_up(void **state)
     return 0;
 }
 
-static size_t add(struct CMUnitTest *tests, const char *only, const char *what,
-                  CMUnitTestFunction function, bool wanted, const struct recipe *recipe)
+static void add(struct suite *suite, const char *what, CMUnitTestFunction function,
+                const struct recipe *recipe)
 {
-    static char names[64][64];
-    static size_t used;
-    if (!wanted || (only && strcmp(only, recipe->name) != 0))
-        return 0;
-    snprintf(names[used], sizeof names[used], "%s %s", recipe->name, what);
-    *tests = (struct CMUnitTest){.name = names[used++],
-                                 .test_func = function,
-                                 .teardown_func = clean_up,
-                                 .initial_state = (void *)recipe};
-    return 1;
+    static char names[SUITE_MOST][64];
+    char *name = names[suite->count % SUITE_MOST];
+    snprintf(name, sizeof names[0], "%s %s", recipe->name, what);
+    suite_add(suite, name, function, clean_up, recipe);
 }
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[64];
-    const char *only = argc > 1 ? argv[1] : NULL;
-    size_t count = 0;
+    struct suite suite = {.name = "refuse"};
+    suite_choose(argc, argv);
     for (size_t i = 0; i < recipes_count; i++) {
-        const struct recipe *recipe = &recipes[i];
-        count += add(&tests[count], only, "answers 503", answers_503, recipe->http, recipe);
-        count += add(&tests[count], only, "answers a text", answers_text, !recipe->http, recipe);
-        count += add(&tests[count], only, "resets", resets, true, recipe);
+        if (recipes[i].http)
+            add(&suite, "answers 503", answers_503, &recipes[i]);
+        else
+            add(&suite, "answers a text", answers_text, &recipes[i]);
+        add(&suite, "resets", resets, &recipes[i]);
     }
-    return _cmocka_run_group_tests("refuse", tests, count, NULL, NULL);
+    return suite_run(&suite, NULL, NULL);
 }

@@ -4,6 +4,7 @@
  * by the program's own count; everybody served in the end; nothing lost afterwards; and no
  * spinning.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "launch.h"
 
@@ -208,13 +209,9 @@ static int clean_up(void **state)
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[STYLES];
-    size_t count = 0;
+    struct suite suite = {.name = "styles"};
+    suite_choose(argc, argv);
     for (size_t i = 0; i < STYLES; i++)
-        if (argc < 2 || strstr(styles[i].name, argv[1]))
-            tests[count++] = (struct CMUnitTest){.name = styles[i].name,
-                                                 .test_func = keeps_its_ceiling,
-                                                 .teardown_func = clean_up,
-                                                 .initial_state = (void *)&styles[i]};
-    return _cmocka_run_group_tests("styles", tests, count, NULL, NULL);
+        suite_add(&suite, styles[i].name, keeps_its_ceiling, clean_up, &styles[i]);
+    return suite_run(&suite, NULL, NULL);
 }

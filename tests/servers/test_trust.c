@@ -2,6 +2,7 @@
 /*
  * Bad input and damage: one clear line, the right exit code, and a server that goes on.
  */
+#include "../base/suite.h"
 #include "crowd.h"
 #include "recipes.h"
 
@@ -476,8 +477,7 @@ int main(int argc, char **argv)
         TEST(segment_of_another_version),
         TEST(static_program_is_named),
     };
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
+    suite_choose(argc, argv);
     if (!mkdtemp(directory) || setenv("BACKPRESSURE_DIR", directory, 1) < 0)
         return EXIT_FAILURE;
     return cmocka_run_group_tests_name("trust", tests, NULL, remove_directory);
