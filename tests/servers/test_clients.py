@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 
-from harness import free_port
+from harness import free_port, run_tests
 
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 RUNTIME = os.environ.get("SANITIZER_RUNTIME", "")
@@ -421,18 +421,9 @@ TESTS = [blocking_clients_wait_for_a_server_that_comes_up, waits_are_drawn_unifo
 
 
 def main():
-    chosen = [test for test in TESTS if not sys.argv[1:] or any(part in test.__name__ for part in sys.argv[1:])]
-    failed = 0
-    for test in chosen:
-        try:
-            test()
-            print(f"[ OK ] {test.__name__}", flush=True)
-        except Exception as error:  # pylint: disable=broad-except
-            failed += 1
-            print(f"[ FAILED ] {test.__name__}: {type(error).__name__}: {error}", flush=True)
+    code = run_tests({f"test_{test.__name__}": test for test in TESTS}, sys.argv[1:])
     subprocess.run([BUILD + "/bpctl", "ls"], check=False, capture_output=True)  # clears what ended
-    print(f"clients: {len(chosen) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    return code
 
 
 if __name__ == "__main__":

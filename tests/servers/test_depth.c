@@ -329,7 +329,9 @@ static void stale_pin_is_replaced(void **state)
     assert_int_equal(run_bpctl(COMMAND("probe", "start")), 0);
     assert_non_null(strstr(output, "replaced"));
     assert_int_equal(run_bpctl(COMMAND("depth", "--json")), 0);
-    assert_non_null(strstr(output, "\"probe\""));
+    json_t *report = json_loads(output, 0, NULL);
+    assert_string_equal(json_string_value(json_object_get(report, "source")), "probe");
+    json_decref(report);
 }
 
 /* A mount namespace of its own, in which something is not there. */
