@@ -86,11 +86,40 @@ uint64_t queue_delay_most(const struct segment_queue *state, uint64_t target_ns,
     return stands ? target_ns / FRESH_DENOMINATOR * FRESH_NUMERATOR : target_ns;
 }
 
+static uint64_t interval_of(uint64_t target_ns)
+{
+    uint64_t interval = target_ns * INTERVAL_TARGETS;
+    return interval > INTERVAL_LEAST_NS ? interval : INTERVAL_LEAST_NS;
+}
+
+/* Of those who come, one in so many, or more, is turned away: that is no burst. */
+#define OVERLOADED_ONE_IN 5
+
+void queue_delay_counts(struct segment_queue *state, bool turned_away, uint64_t target_ns,
+                        uint64_t now)
+{
+    uint64_t standing = atomic_load_explicit(&state->standing_until_ns, memory_order_relaxed);
+    uint64_t until = atomic_load_explicit(&state->counts_until_ns, memory_order_relaxed);
+    if (standing <= now)
+        return;
+    atomic_fetch_add_explicit(turned_away ? &state->turned_away : &state->begun, 1,
+                              memory_order_relaxed);
+    if (until > now && until - now <= interval_of(target_ns))
+        return;
+    uint64_t away = load(&state->turned_away), all = away + load(&state->begun);
+    if (until && away * OVERLOADED_ONE_IN > all)
+        atomic_store_explicit(&state->standing_until_ns, now + interval_of(target_ns),
+                              memory_order_relaxed);
+    store(&state->turned_away, 0);
+    store(&state->begun, 0);
+    atomic_store_explicit(&state->counts_until_ns, now + interval_of(target_ns) / 2,
+                          memory_order_relaxed);
+}
+
 bool queue_delay_sheds(struct segment_queue *state, struct queue_client client, uint64_t target_ns,
                        struct queue_look look, uint64_t now)
 {
-    uint64_t interval = target_ns * INTERVAL_TARGETS;
-    interval = interval > INTERVAL_LEAST_NS ? interval : INTERVAL_LEAST_NS;
+    uint64_t interval = interval_of(target_ns);
     uint64_t proof = PROOF_INTERVALS * interval;
     uint64_t from = atomic_load_explicit(&state->late_from_ns, memory_order_relaxed);
     uint64_t until = atomic_load_explicit(&state->standing_until_ns, memory_order_relaxed);

@@ -54,4 +54,12 @@ bool queue_delay_sheds(struct segment_queue *state, struct queue_client client, 
 /* How long somebody may have waited, at `now`, without being late. */
 uint64_t queue_delay_most(const struct segment_queue *state, uint64_t target_ns, uint64_t now);
 
+/*
+ * Where those who come while the queue stands are turned away at once, nobody is late any more,
+ * though the overload lasts: it goes on standing as long as more than a fifth of all are
+ * `turned_away`. Shown each who begins, and each who is turned away.
+ */
+void queue_delay_counts(struct segment_queue *state, bool turned_away, uint64_t target_ns,
+                        uint64_t now);
+
 #endif

@@ -73,22 +73,26 @@ static enum admit hold(int fd, struct request *request, bool blocked)
     return ADMIT_WAIT;
 }
 
-/*
- * Where the rest is refused. Whose last request was does not take its chance again: it waits in
- * line, behind as many as there are places at most, so that no client is refused again and again
- * while others are served.
- */
+bool admit_lets_wait(const struct request *request)
+{
+    if (delay_target() != LIMIT_OFF && !delay_stands())
+        return true;
+    return request->since_ns && line_waiting() < gauge_count(&service.segment->requests);
+}
+
+/* Where those who find no place are refused: whether this one may wait, or finds one. */
 static bool may_wait(const struct request *request)
 {
-    if (request->since_ns && line_waiting() < gauge_count(&service.segment->requests))
-        return true;
-    return !line_stands() && (in_flight_room() || !in_flight_full_for_certain());
+    return admit_lets_wait(request) ||
+           (!line_stands() && (in_flight_room() || !in_flight_full_for_certain()));
 }
 
 static enum admit refuse(int fd, struct request *request, struct ahead *ahead, enum when_full how,
                          enum refusal_reason reason, bool blocked)
 {
     enum refusal refusal = refuse_ahead(fd, request, ahead, how, reason);
+    if (reason == REFUSED_FULL)
+        delay_turns_away(monotonic_ns());
     if (refusal == REFUSAL_NOT)
         return hold(fd, request, blocked);
     return refusal == REFUSAL_CLOSES ? ADMIT_END : ADMIT_AGAIN;

@@ -23,6 +23,14 @@ enum admit {
 bool admit_carefully(const struct request *request);
 
 /*
+ * Whether a request for which there is no place waits in line where others are refused: with
+ * queue-delay while no queue stands, since a burst is what queues are for; and, behind as many as
+ * there are places at most, one whose client was refused the last time, so that nobody is refused
+ * again and again while others are served.
+ */
+bool admit_lets_wait(const struct request *request);
+
+/*
  * Decides about the input of the connection `fd`, and does what follows. `blocked`: a thread is in
  * a read and will wait in line by itself. `most` gets how many bytes may be read at once. errno is
  * kept.

@@ -73,10 +73,20 @@ bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others)
            judge(client, target, others, now);
 }
 
+void delay_turns_away(uint64_t now)
+{
+    uint64_t target = delay_target();
+    if (target != LIMIT_OFF)
+        queue_delay_counts(&service.segment->request_queue, true, target, now);
+}
+
 void delay_begins(uint64_t asked_ns, uint64_t now)
 {
     uint64_t target = delay_target();
     struct queue_client client = {.waited_ns = waited(asked_ns, now)};
-    if (target != LIMIT_OFF && !is_long(client.waited_ns, target))
+    if (target == LIMIT_OFF)
+        return;
+    queue_delay_counts(&service.segment->request_queue, false, target, now);
+    if (!is_long(client.waited_ns, target))
         judge(client, target, 0, now);
 }

@@ -26,6 +26,9 @@ bool delay_stands(void);
  */
 bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others);
 
+/* A request is refused for want of a place. */
+void delay_turns_away(uint64_t now);
+
 /* A request that arrived at `asked_ns` begins: it is the short waits of those that tell that no
  * queue stands. */
 void delay_begins(uint64_t asked_ns, uint64_t now);

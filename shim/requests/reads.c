@@ -324,9 +324,11 @@ static bool place_in_hand(int fd, struct request *request, const struct input *i
         request_moves(request, PHASE_REST, PHASE_GRANTED);
     } else {
         bool holds = segment_limit(service.segment, LIMIT_WHEN_FULL) == WHEN_FULL_HOLD;
-        if (!holds && in_flight_full_for_certain() &&
-            refused_in_hand(fd, request, input, REFUSED_FULL))
+        if (!holds && !admit_lets_wait(request) && in_flight_full_for_certain() &&
+            refused_in_hand(fd, request, input, REFUSED_FULL)) {
+            delay_turns_away(monotonic_ns());
             return false;
+        }
         if (!line_up_in_hand(fd, request, input))
             return false;
     }

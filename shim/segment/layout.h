@@ -201,6 +201,8 @@ struct segment_queue {
     _Atomic uint32_t late_mark, late_marks; /* the last step of its growth since, and how many */
     _Atomic uint64_t late_from_ns;          /* when a wait above the target counts as standing */
     _Atomic uint64_t standing_until_ns;
+    _Atomic uint64_t counts_until_ns; /* while it stands: when these are looked at */
+    _Atomic uint32_t begun, turned_away;
 };
 
 /* How long clients wait before they give up: policy/patience.h. */

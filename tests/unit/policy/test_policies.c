@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "policy/auto_limit.h"
+#include "policy/patience.h"
 #include "policy/queue_delay.h"
 #include "policy/retry_schedule.h"
 #include "policy/token_bucket.h"
@@ -232,6 +233,83 @@ static void it_stands_no_longer_when_nobody_was_late_for_an_interval(void **stat
     assert_int_equal(shed_while_late(&queue, 100 * MILLISECOND), 0);
 }
 
+/* Each millisecond `begun` begin and `turned_away` are turned away, for `ns`. */
+static void come(struct queue *queue, unsigned begun, unsigned turned_away, uint64_t ns)
+{
+    for (uint64_t end = queue->now + ns; queue->now < end; queue->now += MILLISECOND) {
+        for (unsigned i = 0; i < begun; i++)
+            queue_delay_counts(&queue->state, false, TARGET, queue->now);
+        for (unsigned i = 0; i < turned_away; i++)
+            queue_delay_counts(&queue->state, true, TARGET, queue->now);
+    }
+}
+
+static bool stands(const struct queue *queue)
+{
+    return atomic_load(&queue->state.standing_until_ns) > queue->now;
+}
+
+static void it_goes_on_standing_while_many_are_turned_away(void **state)
+{
+    struct queue queue = calm_queue(100);
+    (void)state;
+    shed_while_late(&queue, 3 * INTERVAL);
+    assert_true(stands(&queue));
+    come(&queue, 1, 9, 20 * INTERVAL);
+    assert_true(stands(&queue));
+    come(&queue, 9, 1, 2 * INTERVAL);
+    assert_false(stands(&queue));
+}
+
+static void who_is_turned_away_does_not_make_it_stand(void **state)
+{
+    struct queue queue = calm_queue(100);
+    (void)state;
+    come(&queue, 1, 9, 20 * INTERVAL);
+    assert_false(stands(&queue));
+}
+
+/* --- patience --- */
+
+static void while_nobody_gives_up_everybody_is_fresh(void **state)
+{
+    struct segment_patience patience = {0};
+    (void)state;
+    assert_true(patience_fresh(&patience, START) == UINT64_MAX);
+}
+
+static void fresh_is_three_quarters_of_what_others_waited(void **state)
+{
+    struct segment_patience patience = {0};
+    (void)state;
+    for (int i = 0; i < 100; i++)
+        patience_gave_up(&patience, 1000 * MILLISECOND, START);
+    assert_true(patience_fresh(&patience, START) == 750 * MILLISECOND);
+    for (int i = 0; i < 100; i++)
+        patience_gave_up(&patience, 200 * MILLISECOND, START);
+    uint64_t fresh = patience_fresh(&patience, START);
+    assert_true(fresh >= 150 * MILLISECOND && fresh < 151 * MILLISECOND);
+}
+
+static void impatience_is_forgotten_after_ten_seconds(void **state)
+{
+    struct segment_patience patience = {0};
+    (void)state;
+    patience_gave_up(&patience, 1000 * MILLISECOND, START);
+    assert_true(patience_fresh(&patience, START + 9999 * MILLISECOND) < UINT64_MAX);
+    assert_true(patience_fresh(&patience, START + 10000 * MILLISECOND) == UINT64_MAX);
+}
+
+static void one_place_in_eight_is_the_eldests(void **state)
+{
+    struct segment_patience patience = {0};
+    unsigned eldest = 0;
+    (void)state;
+    for (int i = 0; i < 800; i++)
+        eldest += patience_of_eldest(&patience);
+    assert_int_equal(eldest, 100);
+}
+
 /* --- the ceiling that finds itself --- */
 
 /* A server that answers `workers` requests at once, in `service_ns` each; whoever is inside beyond
@@ -441,6 +519,12 @@ int main(void)
         cmocka_unit_test(while_it_stands_a_quarter_of_the_time_is_the_programs),
         cmocka_unit_test(while_it_stands_who_has_given_up_is_not_served),
         cmocka_unit_test(it_stands_no_longer_when_nobody_was_late_for_an_interval),
+        cmocka_unit_test(it_goes_on_standing_while_many_are_turned_away),
+        cmocka_unit_test(who_is_turned_away_does_not_make_it_stand),
+        cmocka_unit_test(while_nobody_gives_up_everybody_is_fresh),
+        cmocka_unit_test(fresh_is_three_quarters_of_what_others_waited),
+        cmocka_unit_test(impatience_is_forgotten_after_ten_seconds),
+        cmocka_unit_test(one_place_in_eight_is_the_eldests),
         cmocka_unit_test(the_ceiling_comes_near_what_the_server_does_at_once),
         cmocka_unit_test(it_follows_a_server_that_becomes_slower_and_faster),
         cmocka_unit_test(it_stays_within_its_bounds),
