@@ -280,10 +280,12 @@ static size_t take_line(struct request_stream *stream, const char *bytes, size_t
             keep(stream, byte);
         else if (stream->number >> LENGTH_SHIFT)
             end_token(stream);
-        if (kind_of(stream) == GETS)
+        if (kind_of(stream) == GETS) {
             stream->phase = IN_KEYS;
-        else if (kind_of(stream) == WATCHES || (++stream->number & 0xffff) > LINE_MOST)
+            stream->flags |= REQUEST_HEAD_WHOLE;
+        } else if (kind_of(stream) == WATCHES || (++stream->number & 0xffff) > LINE_MOST) {
             *step = REQUEST_LEAVES;
+        }
     }
     return taken;
 }
@@ -295,7 +297,6 @@ static size_t take_keys(struct request_stream *stream, const char *bytes, size_t
     const char *end = memchr(bytes, '\n', length);
     if (!end)
         return length;
-    stream->flags |= REQUEST_HEAD_WHOLE;
     end_command(stream, step);
     return (size_t)(end - bytes) + 1;
 }
