@@ -198,7 +198,7 @@ static void understand(struct request_stream *stream, const char *word, size_t l
         mean(stream, PLAIN);
     }
     /* Inside of a transaction nothing blocks. */
-    if (stream->flags & SESSION_TRANSACTION)
+    if (stream->flags & SESSION_TRANSACTION && stream->flags & SESSION_KNOWN)
         stream->flags &= ~(uint32_t)REQUEST_WAITS;
     if (!says_more(meaning_of(stream)))
         stream->flags |= REQUEST_HEAD_WHOLE;
@@ -428,6 +428,7 @@ static void learn(struct request_stream *stream, const char *bytes, size_t lengt
 {
     static const char queued[] = "+QUEUED\r\n";
     stream->flags |= SESSION_KNOWN;
+    stream->flags &= ~(uint32_t)SESSION_TRANSACTION;
     if (length >= sizeof queued - 1 && memcmp(bytes, queued, sizeof queued - 1) == 0)
         stream->flags |= SESSION_TRANSACTION;
 }
@@ -468,6 +469,6 @@ static size_t refuse_request(const struct request_stream *stream, const struct l
 }
 
 static const struct request_rules rules = {
-    .ask = ask, .answer = answer, .refuse = refuse_request, .early = true};
+    .ask = ask, .answer = answer, .refuse = refuse_request, .early = true, .transactions = true};
 
 const struct dialect dialect_redis = {.recognise = recognise, .refuse = refuse, .requests = &rules};

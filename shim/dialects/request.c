@@ -178,6 +178,12 @@ enum answer_step request_answer_unseen(struct request_stream *stream, size_t len
     return ANSWER_BEGUN;
 }
 
+bool request_may_be_inside(const struct request_stream *stream)
+{
+    const struct request_rules *rules = rules_of(stream);
+    return rules && rules->transactions;
+}
+
 bool request_refused_early(const struct request_stream *stream)
 {
     const struct request_rules *rules = rules_of(stream);

@@ -109,6 +109,8 @@ struct request_rules {
     /* A refusal may stand before the end of its request, of which the rest is passed over: clients
      * send all of it in any case, and read answers in their order. */
     bool early;
+    /* Its requests may stand inside transactions, and each answer tells whether the next does. */
+    bool transactions;
     /* The request that `ask` went through last was refused: the program will not answer it. NULL:
      * that changes nothing. */
     void (*refused)(struct request_stream *stream);
@@ -151,6 +153,10 @@ void request_refused(struct request_stream *stream);
 
 /* As request_rules.timed_out; 0 where nothing is to be said. */
 size_t request_timed_out(const struct request_stream *stream, char *out, size_t size);
+
+/* Whether a connection of this protocol that was not followed from its beginning may be inside a
+ * transaction. It is taken for so, by SESSION_TRANSACTION, until an answer tells. */
+bool request_may_be_inside(const struct request_stream *stream);
 
 /* Whether a request can be refused before its end is there: request_rules.early. */
 bool request_refused_early(const struct request_stream *stream);

@@ -172,6 +172,8 @@ static bool finds_its_way(int fd, struct request *request)
     request->tries++;
     look_ahead(fd, request, &ahead);
     request->middle = ahead.ends_at == 0;
+    if (!request->middle && request_may_be_inside(&ahead.stream))
+        request->stream.flags |= SESSION_TRANSACTION;
     return !request->middle;
 }
 

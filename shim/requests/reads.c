@@ -82,9 +82,13 @@ static bool finds_its_way(struct request *request, const struct msghdr *message,
     struct request tried = {.phase = PHASE_REST};
     if (!request->spoken)
         return false;
+    tried.stream.flags = SESSION_TRANSACTION;
     *input = show_all(&tried, message, length);
     if (input->leaves || input->begun == 0 || !request_between(&tried.stream))
         return false;
+    input->inside = request_may_be_inside(&tried.stream);
+    if (!input->inside)
+        tried.stream.flags &= ~(uint32_t)SESSION_TRANSACTION;
     request->stream = tried.stream;
     request->middle = false;
     return true;

@@ -392,6 +392,32 @@ static void push_messages_answer_nothing(void **state)
     }
 }
 
+/* A connection that is followed from its middle may be in a transaction; its first answer tells. */
+static void the_first_answer_tells_of_a_transaction(void **state)
+{
+    static const struct {
+        const char *asked, *answered;
+        bool inside;
+    } first[] = {
+        {GET, "+QUEUED\r\n", true}, {GET, "$6\r\nQUEUED\r\n", false}, {GET, "+OK\r\n", false},
+        {EXEC, "*0\r\n", false},    {MULTI, "+OK\r\n", true},         {GET MULTI, "$-1\r\n", true},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(first); i++) {
+        struct walk walk;
+        walk_begin(&walk, NULL, BUSY_IN_REDIS);
+        assert_true(request_may_be_inside(&walk.stream));
+        walk.stream.flags |= SESSION_TRANSACTION;
+        walk_show(&walk, first[i].asked, strlen(first[i].asked));
+        request_answer(&walk.stream, first[i].answered, strlen(first[i].answered), true);
+        assert_int_equal((walk.stream.flags & SESSION_TRANSACTION) != 0, first[i].inside);
+        walk_show(&walk, SAID("EXEC\r\n"));
+        request_answer(&walk.stream, SAID("+QUEUED\r\n"), true);
+        assert_int_equal(walk.stream.flags & SESSION_TRANSACTION, 0);
+        walk_end(&walk);
+    }
+}
+
 static void garbage_is_followed_alike_however_it_is_cut(void **state)
 {
     static const char alphabet[] = "**$$0123\r\n\r\n\r\n GETMULTIEXEC\"\0\xff";
@@ -424,6 +450,7 @@ int main(void)
         cmocka_unit_test(refusals_are_errors_of_one_line),
         cmocka_unit_test(a_transaction_that_is_all_there_can_be_shed),
         cmocka_unit_test(push_messages_answer_nothing),
+        cmocka_unit_test(the_first_answer_tells_of_a_transaction),
         cmocka_unit_test(garbage_is_followed_alike_however_it_is_cut),
     };
     return cmocka_run_group_tests_name("requests to Redis", tests, NULL, NULL);
