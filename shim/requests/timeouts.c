@@ -3,6 +3,7 @@
 
 #include "base/due.h"
 #include "base/real.h"
+#include "base/sandbox.h"
 #include "base/trace.h"
 #include "output/watches.h"
 #include "requests/idle.h"
@@ -20,6 +21,8 @@
 #define LOOK_SHARE 50
 #define URGENT_EVERY_NS (20 * DUE_MILLISECOND)
 #define SLICE_LEAST_NS DUE_MILLISECOND
+#define UNREAD_PIECE 2048
+#define UNREAD_PIECES 32
 #define CHOSEN_MOST 16 /* that one look ends for being idle */
 
 /* What the last look saw of each connection. */
@@ -77,15 +80,17 @@ static bool nothing_on_the_way(int fd)
            kernel_call(SYS_ioctl, fd, SIOCOUTQ, &unsent) == 0 && unsent == 0;
 }
 
-/* Says it whole or not at all. What came of the head meanwhile is dropped, so that closing with
+/* Says it whole or not at all. What came of the head meanwhile is read away, so that closing with
  * input unread does not become a reset that overtakes the answer. */
 static void say_late(int fd, const struct request *request)
 {
-    char text[REQUEST_REFUSAL_MAX], unused[1];
+    char text[REQUEST_REFUSAL_MAX], unread[UNREAD_PIECE];
     size_t length = request_timed_out(&request->stream, text, sizeof text);
-    if (length)
+    if (length && sandbox_permits(SYS_sendto))
         kernel_call(SYS_sendto, fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
-    kernel_call(SYS_recvfrom, fd, unused, (size_t)INT32_MAX, MSG_TRUNC | MSG_DONTWAIT, NULL, NULL);
+    for (unsigned i = 0; i < UNREAD_PIECES && sandbox_permits(SYS_recvfrom); i++)
+        if (kernel_call(SYS_recvfrom, fd, unread, sizeof unread, MSG_DONTWAIT, NULL, NULL) <= 0)
+            break;
 }
 
 /*
