@@ -59,6 +59,7 @@ struct request {
     bool blocked;           /* in line: a thread waits for it in a read */
     bool in_hand;           /* in line: that thread has read it already, and refuses it itself */
     bool firm;              /* in line: it cannot be refused */
+    _Atomic bool late;      /* was in line, in hand: it waited too long */
     bool above;             /* its place was taken above the ceilings, without a token */
     bool judged;            /* its wait was shown to queue-delay */
     bool pipelines;         /* several requests came in one piece: looked at before each read */

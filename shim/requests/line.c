@@ -305,6 +305,7 @@ static struct request *waits_longest(void)
 static enum served refused(struct request *request)
 {
     unlink_request(request);
+    atomic_store(&request->late, request->in_hand);
     request_moves(request, PHASE_WAITING, PHASE_REST);
     show_first();
     return SERVED_REFUSED;

@@ -20,7 +20,8 @@
 
 /* Puts a request of the connection `fd`, in phase REST, in line by its asked_ns; it is WAITING
  * then. `blocked`: a thread waits in a read for it; otherwise the flow's input is withheld. One
- * whose thread has it in hand (request.in_hand) is at REST again when it waited too long. */
+ * whose thread has it in hand (request.in_hand) is at REST again, and late, when it waited too
+ * long. */
 void line_join(struct request *request, int fd, bool blocked);
 
 /* Takes it out again, if it is in: then it is at REST. */

@@ -304,9 +304,9 @@ static bool line_up_in_hand(int fd, struct request *request, const struct input 
         patience.held.held = false;
         wait_for_turn(request, &patience, true);
         signals_let_in(&patience.held);
-        if (request_phase(request) != PHASE_REST || request->firm)
+        if (!atomic_exchange(&request->late, false))
             break;
-        /* It is late. Whoever cannot be told so waits on. */
+        /* Whoever cannot be told so waits on. */
         refused = refused_in_hand(fd, request, input, REFUSED_LATE);
         if (refused)
             break;
