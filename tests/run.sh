@@ -205,6 +205,7 @@ step "chaos" /usr/bin/python3 tests/servers/test_chaos.py
 step "which process is which, and whose file it was" /usr/bin/python3 tests/servers/test_identity.py
 step "python's own network tests" tests/servers/python_tests.sh
 step "what operators use" /usr/bin/python3 tests/servers/test_operators.py
+step "requests of Redis and memcached" /usr/bin/python3 tests/servers/test_requests_kv.py
 step "requests of PostgreSQL and MariaDB" /usr/bin/python3 tests/servers/test_requests_sql.py
 step "what operators see of requests" /usr/bin/python3 tests/servers/test_request_figures.py
 step "traces, and segments in gdb" /usr/bin/python3 tests/servers/test_debugging.py

@@ -307,7 +307,7 @@ def test_redis_clients_that_are_refused_are_served_later():
     with redis_server("when-full=busy") as server:
         clients = accepted(server, len(refused))
         with SlowScripts(server, 2):
-            server.set("total-requests=1", "queue-delay=20ms")
+            server.set("total-requests=1")
 
             def work(number):
                 refused[number] = set_and_get_pipelined(clients[number], number, (0, 30, 3000, 20000), True)
