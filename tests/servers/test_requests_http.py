@@ -368,32 +368,35 @@ def by_the_programs_count(server):
 def late_in_hand(server):
     """Threads that were already in their reads when others began to wait have read requests before they have places for
     them: those that wait too long are refused all the same, and never let in above the ceiling."""
-    with Service(server, ["total-requests=1", "queue-delay=5ms"]) as service, contextlib.ExitStack() as open_clients:
-        idle = [open_clients.enter_context(Client(service.port)) for _ in range(40)]
-        for client in idle:
+    with Service(server, ["total-requests=1"]) as service, contextlib.ExitStack() as open_clients:
+        all_clients = [open_clients.enter_context(Client(service.port)) for _ in range(52)]
+        for client in all_clients:
             client.send(get("/most"))
             client.answer()
-        enough = threading.Event()
+        idle = all_clients[12:]
+        service.set("queue-delay=5ms")  # now that all are accepted
+        enough, said = threading.Event(), set()
 
-        def busy():
-            with Client(service.port) as client:
-                while not enough.is_set():
-                    client.send(get("/slow"))
-                    client.answer()
+        def busy(client):
+            while not enough.is_set():
+                client.send(get("/slow"))
+                client.answer()
 
-        threads = [threading.Thread(target=busy) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        try:
-            wait_until(lambda: service.totals()["requests"]["shed_late"] > 0, "a queue that stands")
+        def refused():
             for client in idle:
                 client.send(get("/slow"))
-            said = [client.answer()[0] for client in idle]
-        finally:
-            enough.set()
-            for thread in threads:
-                thread.join()
-        assert set(said) <= {200, 503} and 503 in said, said
+            said.update(client.answer()[0] for client in idle)
+            return 503 in said
+
+        with contextlib.ExitStack() as busy_clients:
+            for client in all_clients[:12]:
+                thread = threading.Thread(target=busy, args=(client,))
+                thread.start()
+                busy_clients.callback(thread.join)
+            busy_clients.callback(enough.set)
+            wait_until(refused, "a refusal of what was read")
+        assert said <= {200, 503}, said
+        service.set("queue-delay=off")  # or this one may be late, too
         idle[0].send(get("/most"))
         most = int(idle[0].answer()[2])
         assert most == 1, f"{most} inside under a ceiling of 1"
