@@ -153,6 +153,11 @@ styles_in_musl() {
     bounded env ACCEPTOR="$BUILD"/musl/tests/acceptor "$BUILD"/tests/test_styles
 }
 
+requests_in_musl() {
+    bounded env ANSWERER="$BUILD"/musl/tests/answerer /usr/bin/python3 tests/servers/test_requests.py ceiling_blocking \
+        ceiling_edge ceiling_poll who_asked_first_goes_first_level cancelled_in_line_blocking signal_in_line
+}
+
 hostile() {
     make --no-print-directory -s -j"$(nproc)" fuzzers && bounded tests/fuzz/run.sh build/fuzz 6
 }
@@ -169,6 +174,8 @@ step "requests that wait for their turn" held
 step "what belongs together stays together" messages
 step "pointers to what is not there" pointers
 step "ways to accept and to close" build/tests/test_styles
+step "requests, in every way to read and to wait" /usr/bin/python3 tests/servers/test_requests.py
+step "requests far from their ceiling, in system calls" /usr/bin/python3 tests/servers/test_request_calls.py
 step "every limit, by every way in and out" /usr/bin/python3 tests/servers/test_limits.py
 step "connections that several processes hold" /usr/bin/python3 tests/servers/test_counts.py
 step "build with musl" make --no-print-directory -s -j"$(nproc)" BUILD="$BUILD" musl-tests
@@ -177,6 +184,7 @@ step "semantics of accept and of waiting, in musl" in_musl semantics
 step "semantics of reading and writing, in musl" in_musl output
 step "signal handlers, forks, cancellation, small stacks, in musl" in_musl stress
 step "ways to accept and to close, in musl" styles_in_musl
+step "requests, in musl" requests_in_musl
 step "programs of other libcs" /usr/bin/python3 tests/servers/test_libcs.py
 step "real servers hold" build/tests/test_hold
 step "real servers refuse" build/tests/test_refuse
@@ -230,6 +238,9 @@ step "reading and writing, under ASan and UBSan" output
 step "what belongs together, under ASan and UBSan" messages
 step "full-duplex streams, under ASan and UBSan" build/asan/tests/test_duplex epoll
 step "ways to accept and to close, under ASan and UBSan" build/asan/tests/test_styles
+# Not those that are cancelled: a thread that is leaves frames behind that ASan goes on guarding.
+step "requests, under ASan and UBSan" /usr/bin/python3 tests/servers/test_requests.py ceiling_blocking ceiling_edge \
+    ceiling_oneshot closes_one reset_blocking pipelines_level bodies_arrive_as_they_were_sent_edge
 
 export BUILD=build/tsan
 export TSAN_OPTIONS="halt_on_error=1"
@@ -239,6 +250,8 @@ RUNTIME=$(gcc -print-file-name=libtsan.so)
 export RUNTIME SANITIZER_RUNTIME=$RUNTIME
 step "units, under TSan" units
 step "accepting in many threads, under TSan" build/tsan/tests/test_styles threads
+step "requests in many threads, under TSan" /usr/bin/python3 tests/servers/test_requests.py ceiling_blocking_read \
+    ceiling_workers ceiling_oneshot leave_the_line_blocking leave_the_line_workers set_all_the_time_workers
 step "streams in many threads, under TSan" build/tsan/tests/test_duplex threads
 
 echo

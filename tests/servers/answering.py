@@ -135,12 +135,14 @@ class Answerer:
     def __enter__(self):
         self.port = harness.free_port()
         self.address = f"\0answerer-{self.port}" if self.unix else ("127.0.0.1", self.port)
-        shim = [] if self.bare else [BPCTL, "run", "--name", self.name, *self.limits, "--"]
-        self.process = subprocess.Popen([*shim, ANSWERER, str(self.port), *self.style, f"gate={self.gate.name}"],
+        self.process = subprocess.Popen([*self.shim(), ANSWERER, str(self.port), *self.style, f"gate={self.gate.name}"],
                                         start_new_session=True)
         harness.wait_until(self.up, "the server", PATIENCE)
         self.shared = mmap.mmap(self.gate.fileno(), 4 * len(SHARED))
         return self
+
+    def shim(self):
+        return [] if self.bare else [BPCTL, "run", "--name", self.name, *self.limits, "--"]
 
     def up(self):
         assert self.process.poll() is None, f"{self.style} ended: {self.process.returncode}"

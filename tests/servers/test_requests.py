@@ -3,9 +3,10 @@
 """Ceilings on requests, whatever way a program reads and waits: never more inside than the ceiling, by the program's own
 count; everybody served, who asked first first; nothing lost, nobody stuck.
 
-    test_requests.py [NAME]...      only tests whose name contains one of these
+    test_requests.py [NAME]...      only tests whose name contains one of these, over all styles: `test_requests.py _` is all
 """
 import functools
+import itertools
 import os
 import random
 import signal
@@ -59,13 +60,17 @@ def load(server, clients=CLIENTS, rounds=ROUNDS, work_ms=WORK_MS):
     return [answer for client in crowd for answer in client.answers]
 
 
+chosen = itertools.count()
+
+
 def over(*styles):
-    """A test for each of these styles."""
+    """A test for each of these styles that is asked for by name; otherwise for one, in turn, so that a run ends in a minute
+    and every style has its share of them."""
     def make(test):
-        for style in styles:
+        some = styles if sys.argv[1:] else [styles[next(chosen) % len(styles)]]
+        for style in some:
             own = f"test_{test.__name__}_{style}".replace(" ", "_").replace("=", "_").replace("-", "_")
             globals()[own] = functools.partial(test, style)
-        return None
     return make
 
 
