@@ -250,8 +250,6 @@ RUNTIME=$(gcc -print-file-name=libtsan.so)
 export RUNTIME SANITIZER_RUNTIME=$RUNTIME
 step "units, under TSan" units
 step "accepting in many threads, under TSan" build/tsan/tests/test_styles threads
-step "requests in many threads, under TSan" /usr/bin/python3 tests/servers/test_requests.py ceiling_blocking_read \
-    ceiling_workers ceiling_oneshot leave_the_line_blocking leave_the_line_workers set_all_the_time_workers
 step "streams in many threads, under TSan" build/tsan/tests/test_duplex threads
 
 echo

@@ -89,8 +89,13 @@ bool in_flight_take(uint32_t slot, bool above)
         return true;
     reservation_change_begins();
     bool taken = take(segment, service_self(), above);
-    if (taken)
-        atomic_store(&segment->conn[slot].in_flight, service.self + 1);
+    /* Two threads may come for one connection: its place is one. */
+    uint32_t holder = 0;
+    if (taken && !atomic_compare_exchange_strong(&segment->conn[slot].in_flight, &holder,
+                                                 service.self + 1)) {
+        gauge_give(&service_self()->requests);
+        gauge_give(&segment->requests);
+    }
     reservation_change_ends();
     if (!taken)
         return false;
