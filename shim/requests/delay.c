@@ -61,6 +61,13 @@ static bool judge(struct queue_client client, uint64_t target, uint32_t others, 
     return queue_delay_sheds(&service.segment->request_queue, client, target, look, now);
 }
 
+/* Its side was closed while it waited, not right behind its request. */
+static bool gave_up(int fd, uint64_t waited_ns)
+{
+    struct tcp_state state = tcp_state_of(fd);
+    return state.peer_ended && state.acked_ago < waited_ns / 2;
+}
+
 bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others)
 {
     uint64_t target = delay_target();
@@ -68,7 +75,7 @@ bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others)
     if (target == LIMIT_OFF)
         return false;
     if (client.waited_ns < target && client.waited_ns > target / 2 && delay_stands())
-        client.closed = tcp_state_of(fd).peer_ended;
+        client.closed = gave_up(fd, client.waited_ns);
     return (client.closed || is_long(client.waited_ns, target)) &&
            judge(client, target, others, now);
 }

@@ -252,11 +252,12 @@ static struct request *gone(void)
     uint64_t now = monotonic_ns();
     struct request *request = suspected_gone(now);
     struct tcp_state state = request ? tcp_state_of(request->fd) : (struct tcp_state){0};
-    if (!state.peer_ended && !state.is_closed)
+    uint64_t waited = request ? now - request->asked_ns : 0;
+    uint64_t patience = waited > state.acked_ago ? waited - state.acked_ago : 0;
+    /* Who closes its side right behind its request has said all, and waits for the answer. */
+    if (!state.is_closed && (!state.peer_ended || patience < GONE_LEAST_NS))
         return NULL;
-    uint64_t waited = now - request->asked_ns;
-    patience_gave_up(&service.segment->patience,
-                     waited > state.acked_ago ? waited - state.acked_ago : waited, now);
+    patience_gave_up(&service.segment->patience, patience ? patience : waited, now);
     if (request->in_hand)
         return request;
     look_ahead(request->fd, request, &ahead);
@@ -370,19 +371,35 @@ void line_serve(void)
 /* Even if nobody wakes us: places of a process that was killed, and limits that were raised. */
 #define LONGEST_NS (8 * (int64_t)MILLISECOND)
 
+/* Who is not the first of the service is told when there is room for it; but that one may be
+ * stopped. */
+#define BEHIND_NS (200 * (int64_t)MILLISECOND)
+/* Late, and not shed: the queue may be a burst. */
+#define LATE_AGAIN_NS (20 * (int64_t)MILLISECOND)
+
+/* When the first of this process has waited for longer than queue-delay. */
+static int64_t late_in(uint64_t target)
+{
+    uint64_t now = monotonic_ns(),
+             asked = atomic_load_explicit(&first_asked_ns, memory_order_relaxed);
+    uint64_t waited = asked && now > asked ? now - asked : 0;
+    return waited < target ? (int64_t)(target - waited) + (int64_t)MILLISECOND : LATE_AGAIN_NS;
+}
+
 int64_t line_next_look(void)
 {
+    uint32_t process;
     if (line_length() == 0)
         return -1;
-    uint64_t wait = in_flight_rate_wait(), target = delay_target(), now = monotonic_ns();
-    int64_t next = wait && wait < (uint64_t)LONGEST_NS ? (int64_t)wait : LONGEST_NS;
-    uint64_t asked = atomic_load_explicit(&first_asked_ns, memory_order_relaxed);
-    if (target == LIMIT_OFF || asked == 0)
-        return next;
-    uint64_t waited = now > asked ? now - asked : 0;
-    int64_t late_in =
-        waited < target ? (int64_t)(target - waited) + (int64_t)MILLISECOND : (int64_t)MILLISECOND;
-    return late_in < next ? late_in : next;
+    uint64_t target = delay_target(), other = first_elsewhere(&process);
+    bool behind = other && other < atomic_load_explicit(&service.segment->turn[service.self],
+                                                        memory_order_relaxed);
+    int64_t next = behind ? BEHIND_NS : LONGEST_NS;
+    uint64_t wait = behind ? 0 : in_flight_rate_wait();
+    if (wait && wait < (uint64_t)next)
+        next = (int64_t)wait;
+    int64_t late = target == LIMIT_OFF ? next : late_in(target);
+    return late < next ? late : next;
 }
 
 bool line_is_first(const struct request *request)

@@ -49,6 +49,23 @@ static void do_what_is_due(const struct wait *wait, const struct input_gate *gat
  * woken by it. */
 static _Atomic bool watched;
 
+/*
+ * What is due at some time, whatever happens: one thread of a process looks, and the others sleep
+ * for longer, in case that it is at work when it should.
+ */
+static _Atomic bool looked_after;
+#define OTHERS_NS INT64_C(200000000)
+
+static int64_t next_look(struct wait *wait, const struct input_gate *gate)
+{
+    int64_t look = gate->next_look_ns();
+    if (look < 0 || look > OTHERS_NS)
+        return look;
+    if (!wait->looks && !atomic_exchange(&looked_after, true))
+        wait->looks = true;
+    return wait->looks ? look : OTHERS_NS;
+}
+
 /* How long the thread may sleep, then: -1 for as long as it likes. */
 static int64_t watch_wake_fd(struct wait *wait, const struct input_gate *gate)
 {
@@ -62,6 +79,7 @@ static int64_t watch_wake_fd(struct wait *wait, const struct input_gate *gate)
 void wait_loop_after_fork_in_child(void)
 {
     atomic_store(&watched, false);
+    atomic_store(&looked_after, false);
 }
 
 static void leave_wake_fd(struct wait *wait)
@@ -121,7 +139,7 @@ static int64_t next_sleep(struct wait *wait, const struct input_gate *gate, int6
     int64_t sleep = shorter(left, credit_slice());
     if (gate) {
         sleep = shorter(sleep, watch_wake_fd(wait, gate));
-        sleep = shorter(sleep, gate->next_look_ns());
+        sleep = shorter(sleep, next_look(wait, gate));
     }
     if (sleep != left || wait->wake_fd >= 0 || wait->waker >= 0)
         signals_hold(&wait->slices.held);
@@ -135,6 +153,9 @@ static void leave(struct wait *wait)
     if (wait->sleeping)
         watches_gate_there->sleeps(false);
     wait->sleeping = false;
+    if (wait->looks)
+        atomic_store(&looked_after, false);
+    wait->looks = false;
     leave_wake_fd(wait);
     if (wait->operations->leave)
         wait->operations->leave(wait);
@@ -190,7 +211,7 @@ static int go_round(struct wait *wait)
 int wait_loop_run(struct wait *wait)
 {
     wait->wake_fd = wait->waker = -1;
-    wait->sleeping = false;
+    wait->sleeping = wait->looks = false;
     int ready = go_round(wait);
     end(wait);
     return ready;
