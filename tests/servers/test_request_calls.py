@@ -22,6 +22,8 @@ STYLES = {"blocking": "prefork", "blocking recvmsg": "prefork reading=recvmsg", 
 WITHOUT, WITH = "conns=1000 queue-delay=10s", "conns=1000 queue-delay=10s total-requests=1000"
 # Of nobody's connection: as threads meet. TCP_INFO is asked for at most a hundred times a second.
 NOT_COUNTED = {"futex", "restart_syscall", "sched_yield", "clock_nanosleep"}
+# Whether the end of one client and the next one's coming are told by one wait or by two is the clients' doing.
+WAITS = {"ppoll", "poll", "select", "pselect6", "epoll_wait", "epoll_pwait"}
 CONNECTIONS, REQUESTS = 15, 8
 
 
@@ -43,17 +45,17 @@ class Traced(Answerer):
         super().__exit__(*failed)
 
 
-def counted(lines):
+def counted(lines, left_out):
     """How many calls begin in these lines."""
     calls = (re.match(r"\d+ +(\w+)\(", line) for line in lines)
-    return sum(call is not None and call[1] not in NOT_COUNTED for call in calls) - sum("TCP_INFO" in line for line in lines)
+    return sum(call is not None and call[1] not in left_out for call in calls) - sum("TCP_INFO" in line for line in lines)
 
 
-def usual(trace, mark):
+def usual(trace, mark, left_out):
     """How many calls there are from one mark to the next: now and then something is due besides, and now and then two
     events are one. So the quartiles."""
     at = [number for number, line in enumerate(trace) if re.search(mark, line)]
-    return statistics.quantiles((counted(trace[start:end]) for start, end in zip(at, at[1:])), n=4)
+    return statistics.quantiles((counted(trace[start:end], left_out) for start, end in zip(at, at[1:])), n=4)
 
 
 def calls(style, limits):
@@ -65,7 +67,8 @@ def calls(style, limits):
                 client.ask(0, "one")
                 server.answered([client], number + 1)
             client.close()
-    return usual(server.trace, r'"HTTP/1.1 200'), usual(server.trace, r"accept4.* = \d+$")
+    return (usual(server.trace, r'"HTTP/1.1 200', NOT_COUNTED),
+            usual(server.trace, r"accept4.* = \d+$", NOT_COUNTED | WAITS))
 
 
 def costs_no_calls(style):
