@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """What a limit on requests costs that nothing comes near, in system calls: none a request, and at most one a connection.
 Clients ask one after another, so that a program's waits are told of one thing each, and every run makes the same calls.
-(Not so where one thread waits while another is at work: it looks on every 20 ms as long as that lasts, and strace makes it last.)
+(Not so where one thread waits while another is at work: it looks on every 20 ms as long as that lasts, and strace makes it last;
+nor where each acknowledgement of the client is an edge of its own.)
 
     test_request_calls.py [NAME]...      only tests whose name contains one of these
 """
@@ -18,7 +19,7 @@ import harness
 from answering import BUILD, PATIENCE, RUNTIME, Answerer, Client
 
 STYLES = {"blocking": "prefork", "blocking recvmsg": "prefork reading=recvmsg", "level": "level", "level eager": "level eager",
-          "edge for in and out": "edge-both eager", "poll": "poll", "select": "select", "AF_UNIX": "level family=unix"}
+          "poll": "poll", "select": "select", "AF_UNIX": "level family=unix"}
 WITHOUT, WITH = "conns=1000 queue-delay=10s", "conns=1000 queue-delay=10s total-requests=1000"
 # Of nobody's connection: as threads meet. TCP_INFO is asked for at most a hundred times a second.
 NOT_COUNTED = {"futex", "restart_syscall", "sched_yield", "clock_nanosleep"}
