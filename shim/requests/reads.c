@@ -122,6 +122,7 @@ static void leave_at_cancellation(void *argument)
 {
     const struct waiter *waiter = argument;
     line_leave(waiter->request);
+    waiter->request->in_hand = waiter->request->firm = false;
     signals_let_in(&waiter->patience->held);
 }
 
@@ -174,7 +175,7 @@ static bool sleep_in_line(struct request *request, struct patience *patience)
 
 /* In line, until its turn has come or it was refused. False with errno set when the read must end.
  * Input that was read already (`in_hand`) is not given up for a signal: the kernel would have
- * returned it. */
+ * returned it. A thread that is cancelled has no use for it. */
 static bool wait_for_turn(struct request *request, struct patience *patience, bool in_hand)
 {
     struct libc_cleanup cleanup;
@@ -182,8 +183,7 @@ static bool wait_for_turn(struct request *request, struct patience *patience, bo
     bool goes_on = true;
     libc_cleanup_push(&cleanup, leave_at_cancellation, &waiter);
     while (goes_on && request_phase(request) == PHASE_WAITING && service_active()) {
-        if (!in_hand)
-            libc_test_cancel();
+        libc_test_cancel();
         goes_on = sleep_in_line(request, patience) || in_hand;
         if (request_phase(request) == PHASE_WAITING)
             line_serve();

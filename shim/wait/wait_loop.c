@@ -50,20 +50,28 @@ static void do_what_is_due(const struct wait *wait, const struct input_gate *gat
 static _Atomic bool watched;
 
 /*
- * What is due at some time, whatever happens: one thread of a process looks, and the others sleep
- * for longer, in case that it is at work when it should.
+ * What is due at some time, whatever happens: one thread of a process looks, as long as it comes
+ * back in time, and the others sleep for longer. The word has until when, which tells that thread
+ * that it is the one.
  */
-static _Atomic bool looked_after;
+static _Atomic uint64_t looked_after_until_ns;
+static _Thread_local uint64_t looks_until_ns __attribute__((tls_model("initial-exec")));
 #define OTHERS_NS INT64_C(200000000)
+static _Atomic uint32_t asleep;
+#define MANY 16
 
-static int64_t next_look(struct wait *wait, const struct input_gate *gate)
+static int64_t next_look(const struct input_gate *gate)
 {
     int64_t look = gate->next_look_ns();
-    if (look < 0 || look > OTHERS_NS)
+    if (look < 0 || look > OTHERS_NS || atomic_load_explicit(&asleep, memory_order_relaxed) < MANY)
         return look;
-    if (!wait->looks && !atomic_exchange(&looked_after, true))
-        wait->looks = true;
-    return wait->looks ? look : OTHERS_NS;
+    uint64_t now = monotonic_ns(), until = atomic_load(&looked_after_until_ns);
+    if (until > now && until - now <= (uint64_t)OTHERS_NS && until != looks_until_ns)
+        return OTHERS_NS;
+    if (!atomic_compare_exchange_strong(&looked_after_until_ns, &until, now + (uint64_t)look))
+        return OTHERS_NS;
+    looks_until_ns = now + (uint64_t)look;
+    return look;
 }
 
 /* How long the thread may sleep, then: -1 for as long as it likes. */
@@ -79,7 +87,7 @@ static int64_t watch_wake_fd(struct wait *wait, const struct input_gate *gate)
 void wait_loop_after_fork_in_child(void)
 {
     atomic_store(&watched, false);
-    atomic_store(&looked_after, false);
+    atomic_store(&asleep, 0);
 }
 
 static void leave_wake_fd(struct wait *wait)
@@ -139,7 +147,7 @@ static int64_t next_sleep(struct wait *wait, const struct input_gate *gate, int6
     int64_t sleep = shorter(left, credit_slice());
     if (gate) {
         sleep = shorter(sleep, watch_wake_fd(wait, gate));
-        sleep = shorter(sleep, next_look(wait, gate));
+        sleep = shorter(sleep, next_look(gate));
     }
     if (sleep != left || wait->wake_fd >= 0 || wait->waker >= 0)
         signals_hold(&wait->slices.held);
@@ -150,12 +158,11 @@ static int64_t next_sleep(struct wait *wait, const struct input_gate *gate, int6
 
 static void leave(struct wait *wait)
 {
-    if (wait->sleeping)
+    if (wait->sleeping) {
         watches_gate_there->sleeps(false);
+        atomic_fetch_sub_explicit(&asleep, 1, memory_order_relaxed);
+    }
     wait->sleeping = false;
-    if (wait->looks)
-        atomic_store(&looked_after, false);
-    wait->looks = false;
     leave_wake_fd(wait);
     if (wait->operations->leave)
         wait->operations->leave(wait);
@@ -196,8 +203,10 @@ static int go_round(struct wait *wait)
         wait->sleep_ns = next_sleep(wait, gate, left);
         wait->opened = signals_opened(&wait->slices.held, wait->signals);
         wait->sleeping = gate != NULL;
-        if (gate)
+        if (gate) {
             gate->sleeps(true);
+            atomic_fetch_add_explicit(&asleep, 1, memory_order_relaxed);
+        }
         int reported = ask(wait);
         leave(wait);
         int ready = reported < 0 ? reported : wait->operations->settle(wait, reported);
@@ -211,7 +220,7 @@ static int go_round(struct wait *wait)
 int wait_loop_run(struct wait *wait)
 {
     wait->wake_fd = wait->waker = -1;
-    wait->sleeping = wait->looks = false;
+    wait->sleeping = false;
     int ready = go_round(wait);
     end(wait);
     return ready;

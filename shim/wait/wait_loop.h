@@ -48,7 +48,6 @@ struct wait {
     const sigset_t *opened;
     int wake_fd;   /* the process's, when this thread is who waits for it; else -1 */
     bool sleeping; /* the gate was told so */
-    bool looks;    /* this thread does what is due at some time, for all of the process */
     /* set by ask: */
     bool cut_short; /* it came back before its time, though nothing is ready */
 };
