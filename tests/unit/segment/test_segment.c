@@ -288,7 +288,7 @@ static void write_file(const char *name, const void *bytes, size_t length)
 
 static void what_is_no_segment_is_refused(void **state)
 {
-    static char bytes[sizeof(struct segment)];
+    static _Alignas(struct segment) char bytes[sizeof(struct segment)];
     struct segment *segment, *image = (void *)bytes;
     bool created;
     (void)state;
