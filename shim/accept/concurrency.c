@@ -14,36 +14,37 @@ bool concurrency_wanted(void)
            limit_is_auto(service_limit(LIMIT_CONNS));
 }
 
-static void tell(const struct auto_limit_change *change)
+static void tell(const struct auto_limit_change *change, enum event_kind event)
 {
     unsigned long long took = change->sojourn_us, least = change->least_us;
     char text[SEGMENT_EVENT_TEXT];
     snprintf(text, sizeof text, "an answer takes %llu.%llu ms, %llu.%llu at least", took / 1000,
              took / 100 % 10, least / 1000, least / 100 % 10);
-    service_event(EVENT_CEILING, change->ceiling, text);
+    service_event(event, change->ceiling, text);
 }
 
-static void follow(struct segment_concurrency *found, uint64_t limit, const struct gauge *conns,
-                   uint64_t sojourn_ns, uint64_t now)
+bool concurrency_follow(struct segment_concurrency *found, uint64_t limit,
+                        const struct gauge *inside, struct concurrency_answer taken)
 {
     if (!limit_is_auto(limit))
-        return;
-    struct auto_limit_answer answer = {.inside = gauge_count(conns), .sojourn_ns = sojourn_ns};
-    struct auto_limit_change change = auto_limit_answered(found, limit, answer, now);
+        return false;
+    struct auto_limit_answer answer = {.inside = gauge_count(inside), .sojourn_ns = taken.ns};
+    struct auto_limit_change change = auto_limit_answered(found, limit, answer, taken.now);
     if (change.worth_telling)
-        tell(&change);
-    if (change.raised) {
-        reservation_room_made();
-    }
+        tell(&change, taken.event);
+    return change.raised;
 }
 
 void concurrency_answered(uint64_t sojourn_ns)
 {
-    uint64_t now = monotonic_ns();
+    struct concurrency_answer taken = {sojourn_ns, monotonic_ns(), EVENT_CEILING};
     int saved = errno;
-    follow(&service.segment->concurrency, segment_limit(service.segment, LIMIT_TOTAL_CONNS),
-           &service.segment->conns, sojourn_ns, now);
-    follow(&service_self()->concurrency, service_limit(LIMIT_CONNS), &service_self()->conns,
-           sojourn_ns, now);
+    if (concurrency_follow(&service.segment->concurrency,
+                           segment_limit(service.segment, LIMIT_TOTAL_CONNS),
+                           &service.segment->conns, taken))
+        reservation_room_made();
+    if (concurrency_follow(&service_self()->concurrency, service_limit(LIMIT_CONNS),
+                           &service_self()->conns, taken))
+        reservation_room_made();
     errno = saved;
 }

@@ -27,17 +27,20 @@ uint32_t lateness_queue(int fd)
     return tcp_state_of(fd).waiting;
 }
 
-bool lateness_stands(const struct listener *listener)
+bool lateness_queue_stands(struct segment_queue *queue)
 {
-    if (!listener->shared)
-        return false;
-    _Atomic uint64_t *standing = &listener->shared->queue.standing_until_ns;
+    _Atomic uint64_t *standing = &queue->standing_until_ns;
     uint64_t until = atomic_load_explicit(standing, memory_order_relaxed);
     if (until == 0 || until > monotonic_ns())
         return until != 0;
     /* It is over: nobody has to ask the clock until a queue stands again. */
     atomic_compare_exchange_strong(standing, &until, 0);
     return false;
+}
+
+bool lateness_stands(const struct listener *listener)
+{
+    return listener->shared && lateness_queue_stands(&listener->shared->queue);
 }
 
 bool lateness_suspects(const struct listener *listener)

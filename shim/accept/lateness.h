@@ -33,6 +33,9 @@ bool lateness_suspects(const struct listener *listener);
 /* Whether the listener's queue was found to stand, and is watched. Two loads and the time. */
 bool lateness_stands(const struct listener *listener);
 
+/* The same of any queue that is judged so. */
+bool lateness_queue_stands(struct segment_queue *queue);
+
 /*
  * Whether the listener's queue should take no more for now: it stands and is half full. The kernel
  * turns SYNs away only when it is full, and then also drops the last segment of handshakes under

@@ -5,8 +5,6 @@
 #include "policy/token_bucket.h"
 #include "process/service.h"
 
-#define SECOND_NS UINT64_C(1000000000)
-
 const struct connection_features *connection_features;
 
 void reservation_serve(const struct connection_features *wanted)
@@ -36,34 +34,27 @@ uint64_t reservation_changing(void)
 
 /* --- accept-rate --- */
 
-static struct token_bucket rate_bucket(uint64_t limit)
-{
-    uint64_t rate = limit >> 32;
-    return (struct token_bucket){.period_ns = rate ? SECOND_NS / rate : 0,
-                                 .burst = (uint32_t)limit};
-}
-
 uint64_t reservation_rate_wait(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
     if (limit == LIMIT_OFF)
         return 0;
-    return token_bucket_wait(rate_bucket(limit), atomic_load(&service.segment->rate_next_ns),
+    return token_bucket_wait(token_bucket_of(limit), atomic_load(&service.segment->rate_next_ns),
                              monotonic_ns());
 }
 
 static bool rate_take(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
-    return limit == LIMIT_OFF ||
-           token_bucket_take(rate_bucket(limit), &service.segment->rate_next_ns, monotonic_ns());
+    return limit == LIMIT_OFF || token_bucket_take(token_bucket_of(limit),
+                                                   &service.segment->rate_next_ns, monotonic_ns());
 }
 
 static void rate_give(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_ACCEPT_RATE);
     if (limit != LIMIT_OFF)
-        token_bucket_give(rate_bucket(limit), &service.segment->rate_next_ns);
+        token_bucket_give(token_bucket_of(limit), &service.segment->rate_next_ns);
 }
 
 /* --- reservation --- */

@@ -39,3 +39,9 @@ struct tcp_state tcp_state_of(int fd)
         .bytes_received = info.tcpi_bytes_received,
     };
 }
+
+bool tcp_dissolve(int fd)
+{
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    return kernel_call(SYS_connect, fd, &nobody, sizeof nobody) == 0;
+}

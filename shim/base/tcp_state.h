@@ -26,4 +26,12 @@ struct tcp_state {
 /* Asks about the socket at `fd`, with one system call. Async-signal-safe; keeps errno. */
 struct tcp_state tcp_state_of(int fd);
 
+/*
+ * Dissolves the connection at `fd` with a RST, whoever else holds the descriptor, and leaves it to
+ * the program to close: reads and writes then say ECONNRESET, as after a reset by the peer. It is
+ * connect(2) to AF_UNSPEC (tcp_disconnect). False when the kernel would not. Async-signal-safe;
+ * errno is not kept.
+ */
+bool tcp_dissolve(int fd);
+
 #endif

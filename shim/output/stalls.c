@@ -68,15 +68,10 @@ static void start_clock(struct flow *flow, const struct progress *progress, uint
     atomic_store(&flow->stood_since_ns, now);
 }
 
-/*
- * connect(2) to AF_UNSPEC dissolves a TCP connection with a RST (tcp_disconnect), whoever else
- * holds the descriptor, and leaves it to the program to close: reads and writes then say
- * ECONNRESET, as after a reset by the peer. AF_UNIX has no reset; its peer sees the end.
- */
+/* AF_UNIX has no reset; its peer sees the end. */
 static bool dissolved(int fd, const struct flow *flow)
 {
-    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    return (flow->family != AF_UNIX && kernel_call(SYS_connect, fd, &nobody, sizeof nobody) == 0) ||
+    return (flow->family != AF_UNIX && tcp_dissolve(fd)) ||
            kernel_call(SYS_shutdown, fd, SHUT_RDWR) == 0;
 }
 

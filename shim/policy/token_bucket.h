@@ -16,6 +16,14 @@ struct token_bucket {
     uint64_t burst;     /* how many may be taken at once; 0 is the same as 1 */
 };
 
+/* The bucket of a limit, LIMIT_PAIR(tokens per second, burst). */
+static inline struct token_bucket token_bucket_of(uint64_t limit)
+{
+    uint64_t rate = limit >> 32;
+    return (struct token_bucket){.period_ns = rate ? UINT64_C(1000000000) / rate : 0,
+                                 .burst = (uint32_t)limit};
+}
+
 /* How long until there is a token, when the word reads `next`; 0 when there is one. */
 static inline uint64_t token_bucket_wait(struct token_bucket bucket, uint64_t next, uint64_t now)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "requests/delay.h"
 
+#include "accept/lateness.h"
 #include "base/tcp_state.h"
 #include "policy/queue_delay.h"
 #include "process/service.h"
@@ -23,13 +24,7 @@ static uint64_t load(const _Atomic uint64_t *word)
 
 bool delay_stands(void)
 {
-    _Atomic uint64_t *standing = &service.segment->request_queue.standing_until_ns;
-    uint64_t until = load(standing);
-    if (until == 0 || until > monotonic_ns())
-        return until != 0;
-    /* It is over: nobody has to ask the clock until the queue stands again. */
-    atomic_compare_exchange_strong(standing, &until, 0);
-    return false;
+    return lateness_queue_stands(&service.segment->request_queue);
 }
 
 bool delay_suspects(void)

@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #include "requests/in_flight.h"
 
+#include "accept/concurrency.h"
 #include "accept/reservation.h"
 #include "base/due.h"
 #include "base/trace.h"
-#include "policy/auto_limit.h"
 #include "policy/token_bucket.h"
 #include "process/service.h"
 
 #include <errno.h>
-#include <stdio.h>
 
-#define SECOND_NS UINT64_C(1000000000)
 #define RECOUNT_SHARE 200
 #define RECOUNT_EVERY_NS (20 * DUE_MILLISECOND)
-#define RECOUNT_LONGEST_NS SECOND_NS
+#define RECOUNT_LONGEST_NS (1000 * DUE_MILLISECOND)
 
 bool in_flight_limited(void)
 {
@@ -36,19 +34,12 @@ static uint64_t own_ceiling(void)
 
 /* --- request-rate --- */
 
-static struct token_bucket rate_bucket(uint64_t limit)
-{
-    uint64_t rate = limit >> 32;
-    return (struct token_bucket){.period_ns = rate ? SECOND_NS / rate : 0,
-                                 .burst = (uint32_t)limit};
-}
-
 uint64_t in_flight_rate_wait(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_REQUEST_RATE);
     if (limit == LIMIT_OFF)
         return 0;
-    return token_bucket_wait(rate_bucket(limit),
+    return token_bucket_wait(token_bucket_of(limit),
                              atomic_load(&service.segment->request_rate_next_ns), monotonic_ns());
 }
 
@@ -56,7 +47,7 @@ static bool rate_take(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_REQUEST_RATE);
     return limit == LIMIT_OFF ||
-           token_bucket_take(rate_bucket(limit), &service.segment->request_rate_next_ns,
+           token_bucket_take(token_bucket_of(limit), &service.segment->request_rate_next_ns,
                              monotonic_ns());
 }
 
@@ -64,7 +55,7 @@ void in_flight_token_back(void)
 {
     uint64_t limit = segment_limit(service.segment, LIMIT_REQUEST_RATE);
     if (limit != LIMIT_OFF)
-        token_bucket_give(rate_bucket(limit), &service.segment->request_rate_next_ns);
+        token_bucket_give(token_bucket_of(limit), &service.segment->request_rate_next_ns);
 }
 
 /* --- places --- */
@@ -196,27 +187,6 @@ bool in_flight_full_for_certain(void)
 
 /* --- ceilings that find themselves --- */
 
-static void tell(const struct auto_limit_change *change)
-{
-    unsigned long long took = change->sojourn_us, least = change->least_us;
-    char text[SEGMENT_EVENT_TEXT];
-    snprintf(text, sizeof text, "an answer takes %llu.%llu ms, %llu.%llu at least", took / 1000,
-             took / 100 % 10, least / 1000, least / 100 % 10);
-    service_event(EVENT_REQUEST_CEILING, change->ceiling, text);
-}
-
-static bool follow(struct segment_concurrency *found, uint64_t limit, const struct gauge *requests,
-                   uint64_t response_ns, uint64_t now)
-{
-    if (!limit_is_auto(limit))
-        return false;
-    struct auto_limit_answer answer = {.inside = gauge_count(requests), .sojourn_ns = response_ns};
-    struct auto_limit_change change = auto_limit_answered(found, limit, answer, now);
-    if (change.worth_telling)
-        tell(&change);
-    return change.raised;
-}
-
 bool in_flight_answered(uint64_t response_ns)
 {
     struct segment *segment = service.segment;
@@ -224,10 +194,10 @@ bool in_flight_answered(uint64_t response_ns)
              own = service_limit(LIMIT_REQUESTS);
     if (!limit_is_auto(total) && !limit_is_auto(own))
         return false;
-    uint64_t now = monotonic_ns();
+    struct concurrency_answer taken = {response_ns, monotonic_ns(), EVENT_REQUEST_CEILING};
     bool raised =
-        follow(&segment->request_concurrency, total, &segment->requests, response_ns, now);
-    return follow(&service_self()->request_concurrency, own, &service_self()->requests, response_ns,
-                  now) ||
+        concurrency_follow(&segment->request_concurrency, total, &segment->requests, taken);
+    return concurrency_follow(&service_self()->request_concurrency, own, &service_self()->requests,
+                              taken) ||
            raised;
 }

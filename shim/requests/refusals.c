@@ -3,6 +3,7 @@
 
 #include "accept/shedding.h"
 #include "base/real.h"
+#include "base/tcp_state.h"
 #include "base/trace.h"
 
 #include <errno.h>
@@ -29,14 +30,11 @@ static void count(int fd, struct request *request, enum when_full how, enum refu
     flows_tell(fd, by[reason].event, 0);
 }
 
-/* connect(2) to AF_UNSPEC dissolves a TCP connection with a RST (tcp_disconnect): the program,
- * whose descriptor it stays, then reads ECONNRESET, once: nobody else may ask for it. AF_UNIX has
- * no reset; both sides see the end, though the request is still there to be read. */
+/* The program, whose descriptor it stays, then reads ECONNRESET, once: nobody else may ask for it.
+ * AF_UNIX has no reset; both sides see the end, though the request is still there to be read. */
 static enum refusal reset(int fd, struct request *request)
 {
-    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    request->was_reset = request_flow(request)->family != AF_UNIX &&
-                         kernel_call(SYS_connect, fd, &nobody, sizeof nobody) == 0;
+    request->was_reset = request_flow(request)->family != AF_UNIX && tcp_dissolve(fd);
     if (!request->was_reset) {
         request->refused_for_good = true;
         kernel_call(SYS_shutdown, fd, SHUT_RDWR);
