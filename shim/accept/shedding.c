@@ -336,7 +336,7 @@ void shedding_refuse(int fd, uint32_t listener, enum when_full how, bool late, b
     int saved = errno;
     struct lingering who = {.late = late, .how = how, .listener = listener};
     descriptor_put(fd, 0); /* the trace of an unseen close, if there is one */
-    bool may_be_exempt = listener != SHEDDING_KNOWN && exemption_by_request(fd) == BUSY_UNDECIDED;
+    bool may_be_exempt = listener != SHEDDING_KNOWN && exemption_by_request(fd) != BUSY_UNKNOWN;
     if (how != WHEN_FULL_RESET || may_be_exempt)
         refuse_by_answer(fd, &who, attended);
     else
