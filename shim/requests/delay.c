@@ -45,9 +45,9 @@ static uint64_t waited(uint64_t asked_ns, uint64_t now)
 
 /* Waits that are no reason to shed, whether the queue stands or not, tell nothing before their end.
  */
-static bool is_long(uint64_t wait_ns, uint64_t target)
+static bool is_long(uint64_t wait_ns, uint64_t target, uint64_t now)
 {
-    return wait_ns >= queue_delay_most(&service.segment->request_queue, target, monotonic_ns());
+    return wait_ns >= queue_delay_most(&service.segment->request_queue, target, now);
 }
 
 static bool judge(struct queue_client client, uint64_t target, uint32_t others, uint64_t now)
@@ -71,7 +71,7 @@ bool delay_sheds(int fd, uint64_t asked_ns, uint64_t now, uint32_t others)
         return false;
     if (client.waited_ns < target && client.waited_ns > target / 2 && delay_stands())
         client.closed = gave_up(fd, client.waited_ns);
-    return (client.closed || is_long(client.waited_ns, target)) &&
+    return (client.closed || is_long(client.waited_ns, target, now)) &&
            judge(client, target, others, now);
 }
 
@@ -89,6 +89,6 @@ void delay_begins(uint64_t asked_ns, uint64_t now)
     if (target == LIMIT_OFF)
         return;
     queue_delay_counts(&service.segment->request_queue, false, target, now);
-    if (!is_long(client.waited_ns, target))
+    if (!is_long(client.waited_ns, target, now))
         judge(client, target, 0, now);
 }

@@ -317,10 +317,11 @@ static enum served serve(struct request **who)
     show_first(); /* this process may have been passed over */
     if ((*who = gone()) || shed(*who = waits_longest()))
         return refused(*who);
-    bool eldest = in_flight_room() && patience_of_eldest(&service.segment->patience);
+    if (!in_flight_room())
+        return SERVED_NOBODY;
+    bool eldest = patience_of_eldest(&service.segment->patience);
     struct request *request = *who = eldest ? at(first) : next_in_turn();
-    if (!in_flight_room() || others_go_first(turn_of(request)) ||
-        !in_flight_take(request_slot(request), false))
+    if (others_go_first(turn_of(request)) || !in_flight_take(request_slot(request), false))
         return SERVED_NOBODY;
     unlink_request(request);
     request->above = false;

@@ -48,6 +48,15 @@ static uint64_t last_arrival(int fd, const struct request *request)
     return state.known && state.input_ago < now ? now - state.input_ago : 0;
 }
 
+const struct limits *look_ahead_limits(struct limits *room)
+{
+    static const struct limits nobody_exempt;
+    if (segment_limit(service.segment, LIMIT_EXEMPT_REQUEST) == 0)
+        return &nobody_exempt;
+    segment_read_limits(service.segment, room);
+    return room;
+}
+
 void look_ahead(int fd, const struct request *request, struct ahead *ahead)
 {
     char bytes[LOOK_AHEAD_MAX];
@@ -57,7 +66,7 @@ void look_ahead(int fd, const struct request *request, struct ahead *ahead)
                              .msg_iovlen = 1,
                              .msg_control = control.bytes,
                              .msg_controllen = sizeof control.bytes};
-    struct limits limits;
+    struct limits room;
     int saved = errno;
     ahead->there = kernel_call(SYS_recvmsg, fd, &message, MSG_PEEK | MSG_DONTWAIT);
     ahead->nothing = ahead->there < 0 && errno == EAGAIN;
@@ -72,13 +81,13 @@ void look_ahead(int fd, const struct request *request, struct ahead *ahead)
     ahead->arrived_ns = look_ahead_arrival(&message);
     if (ahead->arrived_ns == 0)
         ahead->arrived_ns = last_arrival(fd, request);
-    segment_read_limits(service.segment, &limits);
-    size_t taken = request_ask(&ahead->stream, &limits, bytes, (size_t)ahead->there, &ahead->step);
+    const struct limits *limits = look_ahead_limits(&room);
+    size_t taken = request_ask(&ahead->stream, limits, bytes, (size_t)ahead->there, &ahead->step);
     if (ahead->step == REQUEST_ENDS)
         ahead->ends_at = taken;
     if (ahead->ends_at && ahead->stream.flags & REQUEST_OPENS)
         ahead->transaction =
-            request_transaction(&request->stream, &limits, bytes, (size_t)ahead->there);
+            request_transaction(&request->stream, limits, bytes, (size_t)ahead->there);
 }
 
 /* The bytes behind the first `behind`: a peek begins with those, and so they go where the others
@@ -97,14 +106,14 @@ static ssize_t peek_behind(int fd, size_t behind, char *bytes)
 void look_ahead_further(int fd, struct ahead *ahead)
 {
     char bytes[LOOK_AHEAD_MAX];
-    struct limits limits;
+    struct limits room;
+    const struct limits *limits = look_ahead_limits(&room);
     int saved = errno;
     ssize_t more = LOOK_AHEAD_MAX;
-    segment_read_limits(service.segment, &limits);
     while (ahead->step == REQUEST_GOES_ON && more == LOOK_AHEAD_MAX &&
            ahead->there % LOOK_AHEAD_MAX == 0 && ahead->there < LOOK_AHEAD_FURTHEST) {
         more = peek_behind(fd, (size_t)ahead->there, bytes);
-        size_t taken = request_ask(&ahead->stream, &limits, bytes, (size_t)more, &ahead->step);
+        size_t taken = request_ask(&ahead->stream, limits, bytes, (size_t)more, &ahead->step);
         if (ahead->step == REQUEST_ENDS)
             ahead->ends_at = (size_t)ahead->there + taken;
         ahead->there += more;

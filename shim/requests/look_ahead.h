@@ -39,6 +39,10 @@ void look_ahead_further(int fd, struct ahead *ahead);
 /* How many bytes wait: SIOCINQ, tcp(7), unix(7). errno is kept. */
 size_t look_ahead_unread(int fd);
 
+/* The limits for request_ask, in `room` where they are read: only exempt-request counts there, and
+ * without it nobody copies them for each read. */
+const struct limits *look_ahead_limits(struct limits *room);
+
 /* Room for the control message in which recvmsg(2) says when what it read arrived. */
 union arrival_control {
     char bytes[CMSG_SPACE(sizeof(struct timespec))];

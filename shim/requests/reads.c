@@ -63,12 +63,12 @@ static struct input show_all(struct request *request, const struct msghdr *messa
 {
     struct input input = {.behind = !request_between(&request->stream),
                           .inside = request->stream.flags & SESSION_TRANSACTION};
-    struct limits limits;
-    segment_read_limits(service.segment, &limits);
+    struct limits room;
+    const struct limits *limits = look_ahead_limits(&room);
     for (size_t i = 0; length; i++) {
         const struct iovec *part = &message->msg_iov[i];
         size_t bytes = part->iov_len < length ? part->iov_len : length;
-        show(&request->stream, &limits, part->iov_base, bytes, &input);
+        show(&request->stream, limits, part->iov_base, bytes, &input);
         length -= bytes;
     }
     return input;
@@ -321,10 +321,7 @@ static bool line_up_in_hand(int fd, struct request *request, const struct input 
 static bool place_in_hand(int fd, struct request *request, const struct input *input)
 {
     bool above = input->inside;
-    if (!above && !line_stands() && request_takes(request, false)) {
-        request_moves(request, PHASE_REST, PHASE_GRANTED);
-    } else if (above) {
-        request_takes(request, true);
+    if ((above || !line_stands()) && request_takes(request, above)) {
         request_moves(request, PHASE_REST, PHASE_GRANTED);
     } else {
         bool holds = segment_limit(service.segment, LIMIT_WHEN_FULL) == WHEN_FULL_HOLD;
